@@ -1,0 +1,95 @@
+# The door of the house: `make` lists what it opens. On a fresh machine each command sets up what it needs.
+
+PYTHON ?= python3
+SEEDS ?= 10000
+TESTS ?= tests
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := $(VENV)/.tools
+EXTENSION := $(VENV)/.extension
+RUST_VERSION := 1.85
+
+export PYTHON
+# One interpreter for every build, so that none invalidates what another built.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Directories too: a file that was added or removed changes nothing but its directory.
+ENGINE := $(addprefix crates/,psmr-core psmr-node psmr-services psmr-python)
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find $(ENGINE) -name tests -prune -o \
+	\( -type d -o -name '*.rs' -o -name Cargo.toml \) -print)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+.PHONY: system
+system: ## Install the system packages that are missing (Debian); nothing if none is
+	@scripts/system
+
+.PHONY: venv
+venv: $(EXTENSION) ## Make .venv, with the release build of psmr installed; nothing if nothing changed
+
+.PHONY: demo
+demo: venv ## See three replicas lose one under load, and lose no write (about half a minute)
+	@$(BIN)/psmr demo
+
+.PHONY: test
+test: check rust pytest ## Every check and test
+
+.PHONY: check
+check: venv components ## Formats, lints and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/stubtest --ignore-missing-stub --mypy-config-file pyproject.toml psmr._psmr
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: rust
+rust: venv ## Tests of the engine
+	cargo test --workspace --exclude psmr-python --release --locked
+	cargo test --package psmr-core --release --locked --features shuttle --test shuttle
+
+.PHONY: pytest
+pytest: venv system ## Tests of the package, end-to-end tests with real clients among them (TESTS=path for some)
+	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
+
+.PHONY: soak
+soak: rustc ## Simulate SEEDS=n histories with faults (10000 unless said)
+	cargo run --package psmr-sim --release --locked -- run --seeds 0..$(SEEDS) --jobs $$(nproc)
+
+.PHONY: requirements
+requirements: $(TOOLS) ## Pin the newest tools in requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade \
+		--custom-compile-command 'make requirements' --output-file requirements-dev.txt requirements-dev.in
+
+.PHONY: clean
+clean: ## Remove everything that was made
+	rm -rf build dist target $(VENV) .mypy_cache .pytest_cache .ruff_cache python/psmr/*.so
+	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: rustc
+rustc:
+	@command -v cargo >/dev/null || \
+		{ echo "cargo is missing: install Rust $(RUST_VERSION) or newer, see https://rustup.rs" >&2; exit 2; }
+	@command -v cc >/dev/null || { echo "cc is missing: install a C compiler (Debian: apt install gcc)" >&2; exit 2; }
+
+.PHONY: components
+components: rustc
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
+		{ echo "rustfmt or clippy is missing: rustup component add rustfmt clippy" >&2; exit 2; }
+
+$(TOOLS): requirements-dev.txt | system
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is older than 3.10: name a newer one, as in: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.txt
+	@touch $@
+
+$(EXTENSION): $(TOOLS) $(SOURCES) | rustc
+	$(BIN)/maturin develop --release --locked --extras plot
+	@touch $@

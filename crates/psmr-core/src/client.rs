@@ -1,0 +1,565 @@
+//! The client proxy: numbers commands, gathers them into batches by log, multicasts them, and sends them again until their
+//! outcome is known. One proxy is one session; it serves any number of connections, each with an order of its own.
+//!
+//! Numbers count per group and kind of log. A batch is kept as it was sent until all of it is settled; sending again means
+//! sending all kept batches of that log again, in order: groups pass over what they have executed.
+
+use crate::command::{GroupId, GroupSet, LogId, ReplicaId, SessionId};
+use crate::entry::{with_origin, BatchBuilder, BatchHead, Numbers, Section, ROUTING_VERSION_FIRST};
+use crate::execute::reads::ReadBatch;
+use crate::routing::Topology;
+use crate::service::Replies;
+use crate::session::Numbering;
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Limits of a client proxy. Times in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct ProxyLimits {
+    /// How long a command may wait to be delivered before it is refused, in log time.
+    pub expiry_ms: u64,
+    /// Without progress in a log for this long, its batches are sent again.
+    pub resend_ms: u64,
+    /// After sending again, refusals are ignored for this long: most speak of what was sent before.
+    pub refusal_holdoff_ms: u64,
+    /// Commands that may be outstanding.
+    pub commands_max: usize,
+    /// Bytes of batches that may be outstanding.
+    pub bytes_max: usize,
+}
+
+impl Default for ProxyLimits {
+    fn default() -> Self {
+        ProxyLimits { expiry_ms: 60_000, resend_ms: 1_000, refusal_holdoff_ms: 100, commands_max: 1 << 16, bytes_max: 32 << 20 }
+    }
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// The service's reply.
+    Reply(&'a [u8]),
+    /// It may have been executed or not.
+    Unknown,
+}
+
+/// The command depends on an outstanding one of its connection that another log orders: offer it again after progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MustWait;
+
+/// What a connection has asked for: dependent commands of one connection take effect in the order of issue.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionOrder {
+    /// Per group and numbering, the number of the connection's last command.
+    last: Vec<[u64; 2]>,
+}
+
+impl ConnectionOrder {
+    fn of(&self, group: GroupId) -> [u64; 2] {
+        self.last.get(group.index()).copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, group: GroupId, numbering: Numbering, number: u64) {
+        if self.last.len() <= group.index() {
+            self.last.resize(group.index() + 1, [0; 2]);
+        }
+        self.last[group.index()][numbering as usize] = number;
+    }
+}
+
+#[derive(Debug)]
+enum Slot {
+    /// Settled out of order, or never to be answered by itself: a group of γ that is not the lowest.
+    Done,
+    Shared,
+    Single(u64),
+    /// The token, and the numbers of γ's other groups.
+    Multi(u64, Box<[(GroupId, u64)]>),
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    /// All numbers up to here are settled.
+    settled: u64,
+    /// The numbers after that.
+    slots: VecDeque<Slot>,
+}
+
+impl Lane {
+    fn next(&self) -> u64 {
+        self.settled + self.slots.len() as u64 + 1
+    }
+
+    fn take(&mut self, number: u64) -> Option<Slot> {
+        let at = number.checked_sub(self.settled + 1)?;
+        self.slots.get_mut(at as usize).map(|slot| std::mem::replace(slot, Slot::Done))
+    }
+
+    fn advance(&mut self) {
+        while matches!(self.slots.front(), Some(Slot::Done)) {
+            self.slots.pop_front();
+            self.settled += 1;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Gathered {
+    gamma: GroupSet,
+    /// The first numbers, per group of γ in ascending order.
+    first: Vec<u64>,
+    section: Section,
+}
+
+#[derive(Debug)]
+struct Sent {
+    batch: Bytes,
+    /// The last number of each section, in the lowest group of its γ.
+    lasts: Vec<(GroupId, u64)>,
+    expires_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct LogQueue {
+    gathered: Vec<Gathered>,
+    /// Per group, the last gathered section that concerns it.
+    last_section: Vec<Option<usize>>,
+    sent: VecDeque<Sent>,
+    /// When the log last made progress, or was last sent again.
+    progress_ms: u64,
+    resent_ms: u64,
+    resend: bool,
+}
+
+/// One session's proxy.
+#[derive(Debug)]
+pub struct ClientProxy {
+    session: SessionId,
+    origin: ReplicaId,
+    keep_replies: bool,
+    topology: Topology,
+    limits: ProxyLimits,
+    lanes: Vec<[Lane; 2]>,
+    logs: Vec<LogQueue>,
+    reads: Vec<ReadBatch>,
+    commands: usize,
+    bytes: usize,
+    /// The latest time that the proxy was told.
+    now_ms: u64,
+}
+
+impl ClientProxy {
+    /// A new session, answered at `origin`. `keep_replies`: it may be answered at another replica after a failure.
+    pub fn new(
+        session: SessionId,
+        origin: ReplicaId,
+        keep_replies: bool,
+        topology: Topology,
+        limits: ProxyLimits,
+    ) -> ClientProxy {
+        ClientProxy {
+            session,
+            origin,
+            keep_replies,
+            limits,
+            lanes: (0..topology.groups).map(|_| Default::default()).collect(),
+            logs: (0..topology.logs()).map(|_| LogQueue::default()).collect(),
+            reads: (0..topology.groups).map(|_| ReadBatch::default()).collect(),
+            topology,
+            commands: 0,
+            bytes: 0,
+            now_ms: 0,
+        }
+    }
+
+    /// The session.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The tables.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Whether no more commands should be offered for now.
+    pub fn is_full(&self) -> bool {
+        self.commands >= self.limits.commands_max || self.bytes >= self.limits.bytes_max
+    }
+
+    /// How many commands are outstanding.
+    pub fn outstanding(&self) -> usize {
+        self.commands
+    }
+
+    /// Puts a command in line for its log. `token` comes back with its answer.
+    ///
+    /// # Errors
+    /// If it depends on an outstanding command of the connection in another log.
+    pub fn ordered(
+        &mut self,
+        connection: &mut ConnectionOrder,
+        gamma: GroupSet,
+        read: bool,
+        payload: &[u8],
+        token: u64,
+    ) -> Result<(), MustWait> {
+        let log = self.topology.log_of(gamma);
+        let numbering = self.numbering(log);
+        let other = if numbering == Numbering::Stream { Numbering::Cross } else { Numbering::Stream } as usize;
+        if gamma.iter().any(|g| connection.of(g)[other] > self.lanes[g.index()][other].settled) {
+            return Err(MustWait);
+        }
+        let numbers: Vec<(GroupId, u64)> = gamma.iter().map(|g| (g, self.lanes[g.index()][numbering as usize].next())).collect();
+        for (at, (group, number)) in numbers.iter().enumerate() {
+            connection.set(*group, numbering, *number);
+            let slot = match at {
+                0 if numbers.len() == 1 => Slot::Single(token),
+                0 => Slot::Multi(token, numbers[1..].into()),
+                _ => Slot::Shared,
+            };
+            self.lanes[group.index()][numbering as usize].slots.push_back(slot);
+        }
+        self.commands += 1;
+        self.logs[log.index()].gather(gamma, &numbers, payload, read);
+        Ok(())
+    }
+
+    /// Puts a read of one group in line. `token` comes back with its answer.
+    pub fn read(&mut self, connection: &ConnectionOrder, group: GroupId, payload: &[u8], token: u64) {
+        let lanes = &self.lanes[group.index()];
+        let last = connection.of(group);
+        let after = [0, 1].map(|n| if last[n] > lanes[n].settled { last[n] } else { 0 });
+        let before = [lanes[0].next(), lanes[1].next()];
+        self.reads[group.index()].push(token, after, before, payload);
+    }
+
+    /// Takes the reads that are in line. They go to their groups before any batch of `flush` goes out.
+    pub fn flush_reads(&mut self, wall_ms: u64, mut each: impl FnMut(GroupId, ReadBatch)) {
+        let successors_expire_ms = self.now_ms + self.limits.expiry_ms;
+        for (at, batch) in self.reads.iter_mut().enumerate().filter(|(_, batch)| !batch.items.is_empty()) {
+            let mut batch = std::mem::take(batch);
+            batch.session = self.session;
+            batch.wall_ms = wall_ms;
+            batch.successors_expire_ms = successors_expire_ms;
+            each(GroupId(at as u8), batch);
+        }
+    }
+
+    /// Takes the batches to send: new ones, and old ones that have to be sent again.
+    pub fn flush(&mut self, now_ms: u64, mut each: impl FnMut(LogId, Bytes)) {
+        self.now_ms = self.now_ms.max(now_ms);
+        for at in 0..self.logs.len() {
+            let log = LogId(at as u8);
+            if self.logs[at].resend {
+                self.logs[at].resend = false;
+                self.logs[at].resent_ms = now_ms;
+                self.logs[at].progress_ms = now_ms;
+                self.logs[at].sent.iter().for_each(|sent| each(log, sent.batch.clone()));
+            }
+            if !self.logs[at].gathered.is_empty() {
+                let sent = self.build(log, now_ms);
+                self.bytes += sent.batch.len();
+                each(log, sent.batch.clone());
+                let queue = &mut self.logs[at];
+                if queue.sent.is_empty() {
+                    queue.progress_ms = now_ms;
+                }
+                queue.sent.push_back(sent);
+            }
+        }
+    }
+
+    fn build(&mut self, log: LogId, now_ms: u64) -> Sent {
+        let numbering = self.numbering(log) as usize;
+        let expires_ms = self.now_ms.max(now_ms) + self.limits.expiry_ms;
+        let mut builder = BatchBuilder::new(&BatchHead {
+            session: self.session,
+            origin: self.origin,
+            keep_replies: self.keep_replies,
+            routing_version: ROUTING_VERSION_FIRST,
+            expires_ms,
+        });
+        let queue = &mut self.logs[log.index()];
+        let mut lasts = Vec::with_capacity(queue.gathered.len());
+        for gathered in queue.gathered.drain(..) {
+            let lanes = &self.lanes;
+            let numbers = gathered
+                .gamma
+                .iter()
+                .zip(&gathered.first)
+                .map(|(group, first)| Numbers { first: *first, acknowledged: lanes[group.index()][numbering].settled });
+            let lowest = gathered.gamma.lowest().unwrap_or(GroupId(0));
+            lasts.push((lowest, gathered.first[0] + u64::from(gathered.section.count) - 1));
+            if gathered.gamma.len() == 1 {
+                numbers.for_each(|n| builder.single(lowest, n, &gathered.section));
+            } else {
+                builder.multi(gathered.gamma, numbers, &gathered.section);
+            }
+        }
+        queue.last_section.clear();
+        Sent { batch: builder.finish(), lasts, expires_ms }
+    }
+
+    fn numbering(&self, log: LogId) -> Numbering {
+        if log == self.topology.cross() {
+            Numbering::Cross
+        } else {
+            Numbering::Stream
+        }
+    }
+
+    /// Replies to consecutive commands, as a group gave them; replies that are known already are passed over.
+    pub fn on_replies(
+        &mut self,
+        group: GroupId,
+        numbering: Numbering,
+        first: u64,
+        replies: &Replies,
+        mut answer: impl FnMut(u64, Answer<'_>),
+    ) {
+        for (number, reply) in (first..).zip(replies.iter()) {
+            if let Some(token) = self.settle(group, numbering, number) {
+                answer(token, Answer::Reply(reply));
+            }
+        }
+        self.forget_settled(group, numbering);
+    }
+
+    /// Numbers up to `last` are settled, and nobody knows the replies to those that have not been answered.
+    pub fn on_settled(&mut self, group: GroupId, numbering: Numbering, last: u64, mut answer: impl FnMut(u64, Answer<'_>)) {
+        let first = self.lanes[group.index()][numbering as usize].settled + 1;
+        for number in first..=last {
+            if let Some(token) = self.settle(group, numbering, number) {
+                answer(token, Answer::Unknown);
+            }
+        }
+        self.forget_settled(group, numbering);
+    }
+
+    fn settle(&mut self, group: GroupId, numbering: Numbering, number: u64) -> Option<u64> {
+        let lane = &mut self.lanes[group.index()][numbering as usize];
+        match lane.take(number)? {
+            Slot::Done => None,
+            Slot::Shared => {
+                // Its outcome comes with the lowest group's number.
+                lane.slots[(number - lane.settled - 1) as usize] = Slot::Shared;
+                None
+            }
+            Slot::Single(token) => {
+                self.commands -= 1;
+                Some(token)
+            }
+            Slot::Multi(token, others) => {
+                self.commands -= 1;
+                for (other, number) in &others {
+                    let lane = &mut self.lanes[other.index()][numbering as usize];
+                    lane.take(*number);
+                    lane.advance();
+                }
+                Some(token)
+            }
+        }
+    }
+
+    /// Lets go of batches of which all is settled.
+    fn forget_settled(&mut self, group: GroupId, numbering: Numbering) {
+        self.lanes[group.index()][numbering as usize].advance();
+        let log = match numbering {
+            Numbering::Stream => self.topology.stream_of(group),
+            Numbering::Cross => self.topology.cross(),
+        };
+        let lanes = &self.lanes;
+        let queue = &mut self.logs[log.index()];
+        let is_settled = |sent: &Sent| sent.lasts.iter().all(|(g, last)| lanes[g.index()][numbering as usize].settled >= *last);
+        while queue.sent.front().is_some_and(is_settled) {
+            if let Some(sent) = queue.sent.pop_front() {
+                self.bytes -= sent.batch.len();
+                queue.progress_ms = 0;
+            }
+        }
+    }
+
+    /// A group refused commands because a predecessor is missing.
+    pub fn on_refused(&mut self, group: GroupId, numbering: Numbering, now_ms: u64) {
+        let log = match numbering {
+            Numbering::Stream => self.topology.stream_of(group),
+            Numbering::Cross => self.topology.cross(),
+        };
+        let queue = &mut self.logs[log.index()];
+        if now_ms >= queue.resent_ms + self.limits.refusal_holdoff_ms {
+            queue.resend = true;
+        }
+    }
+
+    /// Another replica leads `log`: what was sent to the one before may be lost.
+    pub fn on_leader_change(&mut self, log: LogId) {
+        self.logs[log.index()].resend = true;
+    }
+
+    /// From now on the session is answered at `origin`; everything outstanding is sent again.
+    pub fn on_new_origin(&mut self, origin: ReplicaId) {
+        self.origin = origin;
+        for queue in &mut self.logs {
+            queue.resend = true;
+            queue.sent.iter_mut().for_each(|sent| sent.batch = with_origin(&sent.batch, origin));
+        }
+    }
+
+    /// Looks at the clock, some times per second: sends again what makes no progress, gives up what has expired long ago.
+    pub fn on_clock(&mut self, now_ms: u64, mut answer: impl FnMut(u64, Answer<'_>)) {
+        self.now_ms = self.now_ms.max(now_ms);
+        for at in 0..self.logs.len() {
+            let queue = &mut self.logs[at];
+            if queue.progress_ms == 0 {
+                queue.progress_ms = now_ms;
+            }
+            if !queue.sent.is_empty() && now_ms >= queue.progress_ms + self.limits.resend_ms {
+                queue.resend = true;
+            }
+            let numbering = if at == self.topology.streams { Numbering::Cross } else { Numbering::Stream };
+            while let Some(sent) = self.logs[at].sent.front() {
+                if now_ms <= sent.expires_ms + self.limits.expiry_ms / 4 {
+                    break;
+                }
+                let before = self.logs[at].sent.len();
+                for (group, last) in sent.lasts.clone() {
+                    self.on_settled(group, numbering, last, &mut answer);
+                }
+                if self.logs[at].sent.len() == before {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl LogQueue {
+    fn gather(&mut self, gamma: GroupSet, numbers: &[(GroupId, u64)], payload: &[u8], read: bool) {
+        let last_of = |group: GroupId| self.last_section.get(group.index()).copied().flatten();
+        let last = last_of(numbers[0].0).filter(|at| self.gathered[*at].gamma == gamma);
+        let at = match last {
+            Some(at) if numbers.iter().all(|(group, _)| last_of(*group) == Some(at)) => at,
+            _ => {
+                let first = numbers.iter().map(|(_, number)| *number).collect();
+                self.gathered.push(Gathered { gamma, first, section: Section::default() });
+                self.gathered.len() - 1
+            }
+        };
+        self.gathered[at].section.push(payload, read);
+        for (group, _) in numbers {
+            if self.last_section.len() <= group.index() {
+                self.last_section.resize(group.index() + 1, None);
+            }
+            self.last_section[group.index()] = Some(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Entry, EntryBuilder, Item};
+
+    fn proxy() -> ClientProxy {
+        ClientProxy::new(SessionId(1), 1, false, Topology::new(4, 2), ProxyLimits::default())
+    }
+
+    fn replies(count: usize) -> Replies {
+        let mut replies = Replies::default();
+        (0..count).for_each(|_| replies.push(b"+"));
+        replies
+    }
+
+    fn gamma(groups: &[u8]) -> GroupSet {
+        groups.iter().map(|g| GroupId(*g)).collect()
+    }
+
+    #[test]
+    fn a_command_waits_for_its_connections_predecessor_in_another_log() {
+        let (mut proxy, mut a, mut b) = (proxy(), ConnectionOrder::default(), ConnectionOrder::default());
+        proxy.ordered(&mut a, gamma(&[0]), false, b"x", 1).unwrap();
+        assert_eq!(proxy.ordered(&mut a, gamma(&[0, 1]), false, b"y", 2), Err(MustWait));
+        proxy.ordered(&mut b, gamma(&[0, 1]), false, b"y", 3).unwrap();
+        let mut answered = vec![];
+        proxy.on_replies(GroupId(0), Numbering::Stream, 1, &replies(1), |token, _| answered.push(token));
+        proxy.ordered(&mut a, gamma(&[0, 1]), false, b"y", 2).unwrap();
+        assert_eq!(answered, [1]);
+    }
+
+    #[test]
+    fn a_batch_is_sent_again_until_it_is_settled() {
+        let (mut proxy, mut a) = (proxy(), ConnectionOrder::default());
+        proxy.ordered(&mut a, gamma(&[0]), false, b"x", 1).unwrap();
+        proxy.ordered(&mut a, gamma(&[0, 2]), false, b"y", 2).unwrap();
+        proxy.ordered(&mut a, gamma(&[2]), false, b"z", 3).unwrap();
+        let mut first = vec![];
+        proxy.flush(1, |log, batch| first.push((log, batch)));
+        assert_eq!(first.len(), 1);
+        proxy.on_leader_change(LogId(0));
+        let mut again = vec![];
+        proxy.flush(2, |log, batch| again.push((log, batch)));
+        assert_eq!(first, again);
+        let mut tokens = vec![];
+        proxy.on_replies(GroupId(0), Numbering::Stream, 1, &replies(2), |token, _| tokens.push(token));
+        proxy.on_settled(GroupId(2), Numbering::Stream, 2, |token, answer| {
+            assert_eq!(answer, Answer::Unknown);
+            tokens.push(token);
+        });
+        assert_eq!((tokens, proxy.outstanding(), proxy.bytes), (vec![1, 2, 3], 0, 0));
+        proxy.on_leader_change(LogId(0));
+        proxy.flush(3, |_, _| panic!("nothing is outstanding"));
+    }
+
+    #[test]
+    fn after_a_failure_the_new_origin_answers_what_was_sent_before() {
+        let (mut proxy, mut a) = (proxy(), ConnectionOrder::default());
+        proxy.ordered(&mut a, gamma(&[0]), false, b"x", 1).unwrap();
+        let origins = |proxy: &mut ClientProxy| {
+            let mut origins = vec![];
+            proxy.flush(1, |log, batch| {
+                let mut builder = EntryBuilder::new();
+                builder.push(&batch);
+                let entry = Entry::decode(log, 1, gamma(&[0, 2]), &builder.finish(1, 0, GroupSet::EMPTY)).unwrap();
+                origins.extend(entry.heads.iter().map(|head| head.origin));
+            });
+            origins
+        };
+        assert_eq!(origins(&mut proxy), [1]);
+        proxy.on_new_origin(3);
+        proxy.ordered(&mut a, gamma(&[0]), false, b"y", 2).unwrap();
+        assert_eq!(origins(&mut proxy), [3, 3]);
+    }
+
+    #[test]
+    fn sections_keep_the_order_within_each_group() {
+        let (mut proxy, mut a) = (proxy(), ConnectionOrder::default());
+        for (token, groups) in [&[0][..], &[0], &[0, 2], &[0, 2], &[2], &[0]].into_iter().enumerate() {
+            proxy.ordered(&mut a, gamma(groups), false, b"x", token as u64).unwrap();
+        }
+        proxy.flush(1, |log, batch| {
+            let mut builder = EntryBuilder::new();
+            builder.push(&batch);
+            let entry = Entry::decode(log, 1, gamma(&[0, 2]), &builder.finish(1, 0, GroupSet::EMPTY)).unwrap();
+            let Some(Item::Run(run)) = entry.item(GroupId(0), 0) else { panic!() };
+            assert_eq!((run.count, run.numbers.first), (2, 1));
+            assert_eq!((entry.barriers.len(), entry.barriers[0].count), (1, 2));
+            let Some(Item::Run(run)) = entry.item(GroupId(0), 2) else { panic!() };
+            assert_eq!((run.count, run.numbers.first), (1, 5));
+            let Some(Item::Run(run)) = entry.item(GroupId(2), 1) else { panic!() };
+            assert_eq!((run.count, run.numbers.first), (1, 3));
+        });
+    }
+
+    #[test]
+    fn replies_may_come_out_of_order() {
+        let (mut proxy, mut a) = (proxy(), ConnectionOrder::default());
+        for token in 1..=4 {
+            proxy.ordered(&mut a, gamma(&[1]), false, b"x", token).unwrap();
+        }
+        let mut tokens = vec![];
+        proxy.on_replies(GroupId(1), Numbering::Stream, 3, &replies(2), |token, _| tokens.push(token));
+        proxy.on_replies(GroupId(1), Numbering::Stream, 1, &replies(2), |token, _| tokens.push(token));
+        assert_eq!((tokens, proxy.lanes[1][0].settled), (vec![3, 4, 1, 2], 4));
+    }
+}

@@ -1,0 +1,648 @@
+//! The order of commands: `S` streams and the cross log, each a Raft log over the `raft` crate, all in one state machine that
+//! is driven by ticks, frames from peers, batches from client proxies, and completions of the disk.
+//!
+//! The owner calls inputs as they come, then `turn`, which gives one frame per peer and one write for all logs. Committed
+//! entries go straight to the `Engine`; `Actions::ready` names the groups that have to be put in ready queues.
+
+mod leadership;
+mod mirror;
+mod raft_log;
+
+use crate::command::{GroupId, GroupSet, LogId, ReplicaId};
+use crate::config::Config;
+use crate::entry::{check_batch, Entry, System};
+use crate::error::CoreError;
+use crate::execute::Engine;
+use crate::log::{LogRecord, LogWrite, RecoveredLog};
+use crate::message::{Frame, Position, Report};
+use crate::planted::Planted;
+use crate::sync::Arc;
+use bytes::Bytes;
+use leadership::Peer;
+use raft::eraftpb::{EntryType, Message, MessageType};
+use raft::SnapshotStatus;
+use raft_log::{Collected, RaftLog};
+
+/// Read-index rounds of one stream that may be under way at once.
+const ROUNDS_IN_FLIGHT_MAX: usize = 1;
+
+/// Ticks after which a read-index request counts as lost: requests vanish without a leader, and before its first commit.
+const ROUND_TIMEOUT_TICKS: u64 = 4;
+
+/// Ticks between asking again for a time mark or a checkpoint that has not come.
+const RETRY_TICKS: u64 = 4;
+
+/// What a turn wants done.
+#[derive(Debug, Default)]
+pub struct Actions {
+    /// One per peer that there is something to tell.
+    pub frames: Vec<(ReplicaId, Frame)>,
+    /// To the disk; `Order::on_persisted` is to be called with its `turn`.
+    pub write: Option<LogWrite>,
+    /// Groups to be put in ready queues.
+    pub ready: GroupSet,
+    /// Logs that have another leader than before: client proxies send again what is outstanding in them.
+    pub leader_changes: Vec<LogId>,
+    /// A peer to fetch the newest checkpoint from: this replica lags behind what the peer's log still has.
+    pub fetch_checkpoint: Option<ReplicaId>,
+}
+
+/// The place of a checkpoint in every log: (index, term) of the last entry that it covers.
+pub type Positions = Vec<(u64, u64)>;
+
+/// A log, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogStatus {
+    /// The log.
+    pub id: LogId,
+    /// `leader`, `follower`, `candidate`.
+    pub role: &'static str,
+    /// Who leads, 0: nobody.
+    pub leader: ReplicaId,
+    /// Raft's term.
+    pub term: u64,
+    /// The highest committed index.
+    pub committed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Rounds {
+    wanted: bool,
+    /// (round, tick when it was asked for).
+    in_flight: Vec<(u64, u64)>,
+}
+
+/// The ordering part of one replica.
+pub struct Order {
+    config: Config,
+    engine: Arc<Engine>,
+    logs: Vec<RaftLog>,
+    peers: Vec<Peer>,
+    rounds: Vec<Rounds>,
+    leaders: Vec<ReplicaId>,
+    /// The highest marker in the committed entries, per stream.
+    committed_markers: Vec<u64>,
+    tick: u64,
+    now_ms: u64,
+    turn: u64,
+    durable: bool,
+    /// Per group, the tick when its need of a time mark was last passed on.
+    time_asked: Vec<u64>,
+    checkpoint_asked: Option<u64>,
+    /// The cross log's first command has been delivered, here or before the checkpoint.
+    has_genesis: bool,
+    /// Positions of the own checkpoints, older first.
+    checkpoints: Vec<(u64, Positions)>,
+    frames: Vec<Frame>,
+    /// Per log, what its leader had committed when this replica first heard from it.
+    catch_up_targets: Vec<Option<u64>>,
+    /// What trimming has yet to tell the disk.
+    trimmed: Vec<LogRecord>,
+}
+
+impl Order {
+    /// The logs as recovered, under the checkpoint that the engine's groups were restored from (`None`: the start).
+    /// `durable`: writes are to be reported by `on_persisted`; else they count at once.
+    ///
+    /// # Errors
+    /// If what was recovered does not fit together.
+    pub fn new(
+        config: Config,
+        engine: Arc<Engine>,
+        recovered: Vec<RecoveredLog>,
+        checkpoint: Option<(u64, Positions)>,
+        durable: bool,
+    ) -> Result<Order, CoreError> {
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let (count, group_count) = (engine.topology.logs(), engine.topology.groups);
+        let start = checkpoint.as_ref().map_or(vec![(0, 0); count], |(_, positions)| positions.clone());
+        let mut recovered = recovered;
+        recovered.resize_with(count, RecoveredLog::default);
+        let mut logs = Vec::new();
+        for (at, log) in recovered.into_iter().enumerate() {
+            engine.logs[at].restart(start[at].0 + 1);
+            logs.push(RaftLog::new(LogId(at as u8), &config, log, start[at], &logger)?);
+        }
+        let mut order = Order {
+            peers: (1..=config.replicas).map(|_| Peer::default()).collect(),
+            rounds: (0..engine.topology.streams).map(|_| Rounds::default()).collect(),
+            leaders: vec![0; count],
+            committed_markers: vec![0; count],
+            frames: (0..config.replicas).map(|_| Frame::default()).collect(),
+            config,
+            engine,
+            logs,
+            tick: 0,
+            now_ms: 0,
+            turn: 0,
+            durable,
+            time_asked: vec![0; group_count],
+            checkpoint_asked: None,
+            has_genesis: checkpoint.is_some(),
+            checkpoints: checkpoint.into_iter().collect(),
+            trimmed: Vec::new(),
+            catch_up_targets: vec![None; count],
+        };
+        let me = order.config.me;
+        order.peer_mut(me).connected = true;
+        Ok(order)
+    }
+
+    /// The limits.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn peer_mut(&mut self, replica: ReplicaId) -> &mut Peer {
+        &mut self.peers[usize::from(replica) - 1]
+    }
+
+    /// A batch of this replica's client proxies, for `log`.
+    pub fn submit(&mut self, log: LogId, batch: Bytes) {
+        self.logs[log.index()].push_batch(batch, self.config.pending_bytes_max);
+    }
+
+    /// A command to the engine, for the cross log. It may be lost: ask again.
+    pub fn submit_system(&mut self, system: System) {
+        let cross = self.engine.topology.cross();
+        self.logs[cross.index()].push_system(system);
+    }
+
+    /// Reads with the present ticket of `stream` wait: a round is to be started.
+    pub fn want_round(&mut self, stream: LogId) {
+        self.rounds[stream.index()].wanted = true;
+    }
+
+    /// All writes up to `turn` are durable.
+    pub fn on_persisted(&mut self, turn: u64) {
+        for at in 0..self.logs.len() {
+            let messages = self.logs[at].on_persisted(turn);
+            self.send(LogId(at as u8), messages);
+        }
+    }
+
+    /// A frame from a peer.
+    ///
+    /// # Errors
+    /// If it names what does not exist: the connection is to be closed.
+    pub fn on_frame(&mut self, from: ReplicaId, frame: Frame) -> Result<(), CoreError> {
+        let log_count = self.logs.len();
+        let refused = |what| CoreError::Peer(crate::wire::Malformed { what, offset: 0 });
+        if frame.messages.iter().any(|(log, m)| log.index() >= log_count || m.from != u64::from(from)) {
+            return Err(refused("message's log or sender"));
+        }
+        for (log, batch) in &frame.batches {
+            if log.index() >= log_count {
+                return Err(refused("batch's log"));
+            }
+            check_batch(self.engine.topology.groups_of(*log), *log, batch)?;
+        }
+        for (log, message) in frame.messages {
+            self.on_message(log, message);
+        }
+        for (log, batch) in frame.batches {
+            if self.logs[log.index()].is_leader() {
+                self.submit(log, batch);
+            }
+        }
+        let cross = self.engine.topology.cross();
+        if self.logs[cross.index()].is_leader() {
+            frame.systems.into_iter().for_each(|system| self.submit_system(system));
+        }
+        self.mark_time(frame.wants_time);
+        if let Some(report) = frame.report {
+            self.on_report(from, report);
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, log: LogId, message: Message) {
+        let raft_log = &mut self.logs[log.index()];
+        if message.get_msg_type() == MessageType::MsgSnapshot {
+            // The library gets it when a checkpoint that reaches as far has been installed.
+            if message.get_snapshot().get_metadata().index > raft_log.committed {
+                raft_log.held_snapshot = Some(message);
+                return self.serve_held_snapshot(log.index());
+            }
+        }
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && raft_log.is_restarting() {
+            return;
+        }
+        // Refusals here are of messages that are out of date: the sender repeats what matters.
+        let _ = raft_log.node.step(message);
+    }
+
+    /// Notes groups that need a time mark, in the streams that this replica leads.
+    fn mark_time(&mut self, groups: GroupSet) {
+        for (at, log) in self.logs.iter_mut().enumerate().take(self.engine.topology.streams) {
+            let of_log = GroupSet(groups.0 & self.engine.topology.groups_of(LogId(at as u8)).0);
+            if log.is_leader() {
+                log.time_groups = log.time_groups.union(of_log);
+            }
+        }
+    }
+
+    /// One tick has passed; `now_ms` is the wall clock in milliseconds since 1970.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.tick += 1;
+        self.now_ms = now_ms;
+        self.engine.set_wall_clock(now_ms);
+        for log in self.logs.iter_mut().filter(|log| !log.is_restarting()) {
+            log.node.tick();
+        }
+        self.lead();
+        if self.tick % u64::from(self.config.heartbeat_ticks) == 0 {
+            self.report();
+            self.drop_delivered();
+        }
+        self.ask_for_checkpoint();
+        for rounds in &mut self.rounds {
+            let before = rounds.in_flight.len();
+            rounds.in_flight.retain(|(_, asked)| self.tick - asked < ROUND_TIMEOUT_TICKS);
+            // Whoever waited for a lost round is served by the next one.
+            rounds.wanted |= rounds.in_flight.len() < before;
+        }
+    }
+
+    /// The wall clock, between ticks.
+    pub fn set_clock(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    fn report(&mut self) {
+        let reach = self.reach();
+        let position = |log: &RaftLog, id| Position { committed: log.committed, delivered: self.engine.delivered_by_all(id) };
+        let positions = self.logs.iter().zip(0..).map(|(log, at)| position(log, LogId(at))).collect();
+        let report = Report { clock_ms: self.now_ms, reach, positions };
+        for (frame, peer) in self.frames.iter_mut().zip(&self.peers) {
+            if peer.connected {
+                frame.report = Some(report.clone());
+            }
+        }
+    }
+
+    /// Lets go of entries that every group has passed, and wakes groups that lag because nothing was theirs.
+    fn drop_delivered(&mut self) {
+        for (at, log) in self.engine.logs.iter().enumerate() {
+            log.drop_before(self.engine.delivered_by_all(LogId(at as u8)) + 1);
+        }
+    }
+
+    /// Groups that have not passed everything that is committed, and groups with reads, which may be overdue: they are
+    /// notified once per tick.
+    pub fn lagging_groups(&self) -> GroupSet {
+        let topology = &self.engine.topology;
+        let lags = |group: &crate::command::GroupId| {
+            self.engine.delivered(*group).0 < self.engine.logs[topology.stream_of(*group).index()].committed()
+        };
+        topology.all().iter().filter(lags).collect::<GroupSet>().union(self.engine.reading())
+    }
+
+    fn ask_for_checkpoint(&mut self) {
+        let bytes: usize = self.logs.iter().map(|log| log.node.store().bytes()).sum();
+        let due = self.checkpoint_asked.is_none_or(|asked| self.tick - asked > 50 * RETRY_TICKS);
+        if bytes > self.config.checkpoint_log_bytes && due {
+            self.checkpoint_asked = Some(self.tick);
+            self.submit_system(System::Checkpoint { replicas: 1 << self.config.me });
+        }
+    }
+
+    /// The own checkpoint at `x[cut]` is durable. The logs keep what the one before it needs, so that it can stand in.
+    pub fn on_checkpoint(&mut self, cut: u64, positions: Positions) {
+        self.checkpoint_asked = None;
+        if self.checkpoints.last().is_some_and(|(newest, _)| *newest >= cut) {
+            // A peer's checkpoint was installed, or a later one was sooner durable.
+            return;
+        }
+        for (log, (index, term)) in self.logs.iter_mut().zip(&positions) {
+            log.node.mut_store().set_checkpoint(*index, *term);
+        }
+        self.checkpoints.push((cut, positions));
+        if self.checkpoints.len() > 2 {
+            self.checkpoints.remove(0);
+        }
+        if self.checkpoints.len() == 2 {
+            for (at, (index, _)) in self.checkpoints[0].1.clone().into_iter().enumerate() {
+                let mirror = self.logs[at].node.mut_store();
+                if mirror.trim(index) {
+                    let (index, term) = mirror.start();
+                    self.trimmed.push(LogRecord::Start { log: LogId(at as u8), index, term });
+                }
+            }
+        }
+    }
+
+    /// (index, term) per log of the last entry that a checkpoint covers whose groups are at these stream positions.
+    /// `None` if a log does not have the entry any more.
+    pub fn positions(&self, cut: u64, stream_next: &[u64]) -> Option<Positions> {
+        let indices = stream_next.iter().map(|next| next - 1).chain([cut]);
+        self.logs.iter().zip(indices).map(|(log, index)| Some((index, log.node.store().term_at(index)?))).collect()
+    }
+
+    /// A peer's checkpoint has been installed (file and groups): logs that wait for it go on from there. Those that
+    /// wait for a later one ask for it by `Actions::fetch_checkpoint`. One that is older than the newest here changes nothing.
+    pub fn on_checkpoint_installed(&mut self, cut: u64, positions: Positions) {
+        self.has_genesis = true;
+        if self.checkpoints.last().is_none_or(|(newest, _)| *newest < cut) {
+            self.checkpoints = vec![(cut, positions)];
+        }
+        (0..self.logs.len()).for_each(|at| self.serve_held_snapshot(at));
+    }
+
+    /// A log that waits for a checkpoint goes on from the newest one, if that reaches as far.
+    fn serve_held_snapshot(&mut self, at: usize) {
+        let Some((_, positions)) = self.checkpoints.last() else { return };
+        let ((index, term), log) = (positions[at], &mut self.logs[at]);
+        let wanted = log.held_snapshot.as_ref().map(|message| message.get_snapshot().get_metadata().index);
+        if wanted.is_none_or(|wanted| index < wanted) {
+            return;
+        }
+        let Some(mut message) = log.held_snapshot.take() else { return };
+        if index > log.committed {
+            message.mut_snapshot().mut_metadata().index = index;
+            message.mut_snapshot().mut_metadata().term = term;
+            let _ = log.node.step(message);
+        }
+    }
+
+    /// A peer has become reachable, or unreachable.
+    pub fn on_peer(&mut self, replica: ReplicaId, connected: bool) {
+        self.peer_mut(replica).connected = connected;
+        for log in self.logs.iter_mut().filter(|log| log.is_leader()) {
+            // Also when it is back: what the library gave out meanwhile went nowhere, and it would wait for that for ever.
+            log.node.report_snapshot(u64::from(replica), SnapshotStatus::Failure);
+            if connected {
+                // It need not wait for the next heartbeat to hear who leads.
+                log.node.ping();
+            }
+        }
+        if connected {
+            return;
+        }
+        self.frames[usize::from(replica) - 1] = Frame::default();
+        for at in 0..self.logs.len() {
+            let log = &mut self.logs[at];
+            log.node.report_unreachable(u64::from(replica));
+            if log.held_snapshot.as_ref().is_some_and(|m| m.from == u64::from(replica)) {
+                log.held_snapshot = None;
+            }
+        }
+        self.on_leader_gone(replica);
+    }
+
+    fn send(&mut self, log: LogId, messages: Vec<Message>) {
+        for message in messages {
+            let to = message.to as usize;
+            // The library forwards others' read-index requests; their senders ask again, of the leader.
+            let own = message.from == u64::from(self.config.me);
+            if own && (1..=self.frames.len()).contains(&to) && self.peers[to - 1].connected {
+                self.frames[to - 1].messages.push((log, message));
+            }
+        }
+    }
+
+    /// Does all that the inputs so far ask for.
+    ///
+    /// # Errors
+    /// `Corrupt` if a committed entry does not decode. The replica then ends.
+    pub fn turn(&mut self, actions: &mut Actions) -> Result<(), CoreError> {
+        // Before anything is proposed: a new leader looks anew for markers that are missing.
+        self.note_leaders(actions);
+        self.start_rounds();
+        self.pass_on_time_wants();
+        loop {
+            let worked = self.turn_once(actions)?;
+            if !worked || self.durable {
+                break;
+            }
+            self.on_persisted(self.turn);
+        }
+        self.note_leaders(actions);
+        let fetch = self.logs.iter().find_map(|log| log.held_snapshot.as_ref().map(|m| m.from as ReplicaId));
+        actions.fetch_checkpoint = fetch;
+        for (at, frame) in self.frames.iter_mut().enumerate() {
+            if !frame.is_empty() {
+                actions.frames.push((at as ReplicaId + 1, std::mem::take(frame)));
+            }
+        }
+        Ok(())
+    }
+
+    /// True if something was written.
+    fn turn_once(&mut self, actions: &mut Actions) -> Result<bool, CoreError> {
+        self.turn += 1;
+        let mut records = std::mem::take(&mut self.trimmed);
+        let mut must_sync = false;
+        let stamp_ms = self.stamp_ms();
+        // The cross log first: what it commits makes markers due, which the streams then propose.
+        let streams = self.engine.topology.streams;
+        for at in std::iter::once(streams).chain(0..streams) {
+            self.route_batches(at);
+            let mut collected = Collected::default();
+            let log = &mut self.logs[at];
+            log.propose(stamp_ms, &self.config);
+            log.collect(self.turn, &mut collected);
+            records.append(&mut collected.records);
+            must_sync |= collected.must_sync;
+            if let Some(index) = collected.restarted_after {
+                self.engine.logs[at].restart(index + 1);
+            }
+            self.send(LogId(at as u8), collected.messages);
+            self.finish_rounds(at, collected.read_states, actions);
+            self.deliver(at, collected.committed, actions)?;
+        }
+        let wrote = !records.is_empty();
+        if wrote && self.durable {
+            let write = actions.write.get_or_insert_with(LogWrite::default);
+            write.turn = self.turn;
+            write.records.append(&mut records);
+            write.must_sync |= must_sync;
+        }
+        Ok(wrote)
+    }
+
+    /// Sends batches and commands for a log that another replica leads to it; keeps them while nobody does.
+    fn route_batches(&mut self, at: usize) {
+        let log = &mut self.logs[at];
+        let leader = log.leader();
+        if leader == 0 || log.is_leader() {
+            return;
+        }
+        let batches = log.take_batches();
+        let systems = log.take_systems();
+        let frame = &mut self.frames[usize::from(leader) - 1];
+        if self.peers[usize::from(leader) - 1].connected {
+            frame.batches.extend(batches.into_iter().map(|batch| (LogId(at as u8), batch)));
+            frame.systems.extend(systems);
+        }
+    }
+
+    fn deliver(&mut self, at: usize, committed: Vec<raft::eraftpb::Entry>, actions: &mut Actions) -> Result<(), CoreError> {
+        if committed.is_empty() && !self.config.planted.is(Planted::ReplyBeforeCommit) {
+            return Ok(());
+        }
+        #[cfg(feature = "planted")]
+        let committed = self.logs[at].with_uncommitted(committed, self.engine.logs[at].committed(), &self.config);
+        let log = LogId(at as u8);
+        let allowed = self.engine.topology.groups_of(log);
+        let cross = self.engine.topology.cross();
+        let mut entries = Vec::with_capacity(committed.len());
+        let mut notify = GroupSet::EMPTY;
+        for raft_entry in committed {
+            let data = if raft_entry.get_entry_type() == EntryType::EntryNormal { raft_entry.data } else { Bytes::new() };
+            let entry = Entry::decode(log, raft_entry.index, allowed, &data)
+                .map_err(|e| CoreError::Corrupt(format!("entry {} of log {at}: {e}", raft_entry.index)))?;
+            self.logs[at].note_committed(entry.stamp_ms, entry.marker);
+            self.engine.note_stamp(entry.stamp_ms);
+            notify = notify.union(entry.groups).union(entry.time_groups);
+            if entry.marker > self.committed_markers[at] {
+                self.committed_markers[at] = entry.marker;
+                notify = notify.union(allowed);
+            }
+            if log == cross {
+                self.want_markers(entry.index, entry.groups);
+                self.check_genesis(entry.system)?;
+            }
+            entries.push(Arc::new(entry));
+        }
+        // After a checkpoint was installed, the log may bring again what the window already starts after.
+        let known = self.engine.logs[at].committed();
+        self.engine.logs[at].append(entries.into_iter().filter(|entry| entry.index > known));
+        let ready = if log == cross { self.engine.notify_cross() } else { self.engine.notify(notify) };
+        actions.ready = actions.ready.union(ready);
+        if log != cross && self.engine.rounds[at].done().1 > known {
+            // Reads have waited for these entries, whosever they are.
+            actions.ready = actions.ready.union(self.engine.notify_readers(log));
+        }
+        Ok(())
+    }
+
+    fn check_genesis(&mut self, system: Option<System>) -> Result<(), CoreError> {
+        match system {
+            Some(System::Genesis { digest }) if digest != self.config.genesis => {
+                Err(CoreError::Corrupt("the cluster's genesis record is not this replica's".into()))
+            }
+            Some(System::Genesis { .. }) => {
+                self.has_genesis = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `x[index]` is committed: the streams of its groups need a marker that covers it.
+    fn want_markers(&mut self, index: u64, groups: GroupSet) {
+        for stream in 0..self.engine.topology.streams {
+            if groups.intersects(self.engine.topology.groups_of(LogId(stream as u8))) {
+                self.logs[stream].marker_wanted = index;
+            }
+        }
+    }
+
+    fn start_rounds(&mut self) {
+        for at in 0..self.rounds.len() {
+            let rounds = &mut self.rounds[at];
+            if !rounds.wanted || rounds.in_flight.len() >= ROUNDS_IN_FLIGHT_MAX || self.logs[at].leader() == 0 {
+                continue;
+            }
+            rounds.wanted = false;
+            let round = self.engine.rounds[at].start();
+            rounds.in_flight.push((round, self.tick));
+            let mut context = self.round_prefix().to_vec();
+            context.extend_from_slice(&round.to_le_bytes());
+            self.logs[at].node.read_index(context);
+        }
+    }
+
+    /// What the contexts of this replica's read-index requests start with; the seed differs by incarnation, since a leader may
+    /// answer what an earlier one asked.
+    fn round_prefix(&self) -> [u8; 9] {
+        let mut prefix = [self.config.me; 9];
+        prefix[1..].copy_from_slice(&self.config.seed.to_le_bytes());
+        prefix
+    }
+
+    fn finish_rounds(&mut self, at: usize, read_states: Vec<(Vec<u8>, u64)>, actions: &mut Actions) {
+        if read_states.is_empty() {
+            return;
+        }
+        for (context, index) in read_states {
+            let Some(round) = context.strip_prefix(&self.round_prefix()).and_then(|rest| rest.try_into().ok()) else { continue };
+            let round = u64::from_le_bytes(round);
+            self.rounds[at].in_flight.retain(|(r, _)| *r > round);
+            self.engine.rounds[at].finish(round, index);
+        }
+        actions.ready = actions.ready.union(self.engine.notify_readers(LogId(at as u8)));
+    }
+
+    fn pass_on_time_wants(&mut self) {
+        let anew = self.engine.take_wanting_time_anew();
+        let (tick, asked) = (self.tick, &mut self.time_asked);
+        let is_due = |group: &GroupId| anew.contains(*group) || tick >= asked[group.index()] + RETRY_TICKS;
+        let ask: GroupSet = self.engine.wanting_time().iter().filter(is_due).collect();
+        ask.iter().for_each(|group| asked[group.index()] = tick);
+        if ask.is_empty() {
+            return;
+        }
+        self.mark_time(ask);
+        for group in ask.iter() {
+            let leader = self.logs[self.engine.topology.stream_of(group).index()].leader();
+            if leader != 0 && leader != self.config.me && self.peers[usize::from(leader) - 1].connected {
+                self.frames[usize::from(leader) - 1].wants_time.insert(group);
+            }
+        }
+    }
+
+    fn note_leaders(&mut self, actions: &mut Actions) {
+        for at in 0..self.logs.len() {
+            let leader = self.logs[at].leader();
+            if leader == self.leaders[at] {
+                continue;
+            }
+            self.leaders[at] = leader;
+            if leader == self.config.me {
+                let committed = self.committed_markers[at];
+                self.logs[at].forget_logged_marker(committed);
+                self.catch_up_targets[at].get_or_insert(self.logs[at].committed);
+                if !self.has_genesis && at == self.engine.topology.streams {
+                    self.logs[at].push_system(System::Genesis { digest: self.config.genesis });
+                }
+            }
+            if leader != 0 {
+                actions.leader_changes.push(LogId(at as u8));
+            }
+        }
+    }
+
+    /// The logs, for people.
+    pub fn status(&self) -> Vec<LogStatus> {
+        let status = |(log, at): (&RaftLog, u8)| LogStatus {
+            id: LogId(at),
+            role: log.role(),
+            leader: log.leader(),
+            term: log.term(),
+            committed: log.committed,
+        };
+        self.logs.iter().zip(0..).map(status).collect()
+    }
+
+    /// Whether this replica has delivered all that was committed when it first heard from each log's leader.
+    pub fn has_caught_up(&self) -> bool {
+        let streams = self.engine.topology.streams;
+        let has = |(at, target): (usize, &Option<u64>)| match target {
+            None => false,
+            Some(_) if at >= streams => true,
+            Some(target) => self.engine.delivered_by_all(LogId(at as u8)) >= *target,
+        };
+        self.catch_up_targets.iter().enumerate().all(has)
+    }
+
+    /// Where each log starts: to be written before the first turn, for a log that a checkpoint made start anew.
+    pub fn start_records(&self) -> Vec<LogRecord> {
+        let start = |(log, at): (&RaftLog, u8)| {
+            let (index, term) = log.node.store().start();
+            LogRecord::Start { log: LogId(at), index, term }
+        };
+        self.logs.iter().zip(0..).filter(|(log, _)| log.node.store().start().0 > 0).map(start).collect()
+    }
+}

@@ -1,0 +1,330 @@
+//! One log: a Raft node of the consensus library, what waits to be proposed to it, and what waits to be durable.
+
+use super::mirror::{to_log_entry, Mirror};
+use crate::command::{GroupSet, LogId, ReplicaId};
+use crate::config::Config;
+use crate::entry::{encode_system, EntryBuilder, System};
+use crate::error::CoreError;
+use crate::log::{LogRecord, RecoveredLog};
+use bytes::Bytes;
+use raft::eraftpb::{ConfState, Entry, Message, MessageType};
+use raft::{RawNode, StateRole};
+use std::collections::VecDeque;
+
+/// What a log wants done after a turn.
+#[derive(Default)]
+pub struct Collected {
+    /// To peers, now.
+    pub messages: Vec<Message>,
+    /// To the disk.
+    pub records: Vec<LogRecord>,
+    /// Whether the records count only after a sync.
+    pub must_sync: bool,
+    /// Newly committed, in order.
+    pub committed: Vec<Entry>,
+    /// (request context, index) of read-index requests that were answered.
+    pub read_states: Vec<(Vec<u8>, u64)>,
+    /// The log goes on after this index, which a peer's checkpoint covers.
+    pub restarted_after: Option<u64>,
+}
+
+/// Messages and a ready number that wait for a write to be durable.
+struct Unsynced {
+    turn: u64,
+    number: u64,
+    messages: Vec<Message>,
+}
+
+/// One log at this replica.
+pub struct RaftLog {
+    id: LogId,
+    pub(super) node: RawNode<Mirror>,
+    batches: VecDeque<Bytes>,
+    batch_bytes: usize,
+    systems: Vec<System>,
+    /// The last stamp that was given out or seen.
+    stamp_ms: u64,
+    /// The highest cross entry that concerns this stream's groups and is known to be committed.
+    pub(super) marker_wanted: u64,
+    /// The highest marker known to be in the log.
+    marker_logged: u64,
+    /// Groups whose clocks the next entry brings forward.
+    pub(super) time_groups: GroupSet,
+    unsynced: VecDeque<Unsynced>,
+    pub(super) committed: u64,
+    /// A snapshot message that waits for a checkpoint to be installed.
+    pub(super) held_snapshot: Option<Message>,
+    /// The turn that writes the log's new start; the library may count it as applied only when it is durable.
+    restart_turn: Option<u64>,
+    /// When to stand for election because the connection to the leader broke.
+    pub(super) stand_at_tick: Option<u64>,
+}
+
+impl RaftLog {
+    /// The log as recovered, under a checkpoint that covers it up to (index, term).
+    ///
+    /// # Errors
+    /// If the log starts after what the checkpoint covers, or the library refuses what was recovered.
+    pub fn new(
+        id: LogId,
+        config: &Config,
+        recovered: RecoveredLog,
+        checkpoint: (u64, u64),
+        logger: &slog::Logger,
+    ) -> Result<RaftLog, CoreError> {
+        if recovered.start.0 > checkpoint.0 {
+            let (start, covered) = (recovered.start.0, checkpoint.0);
+            return Err(CoreError::Corrupt(format!("log {} starts after {start}, the checkpoint covers {covered}", id.0)));
+        }
+        let voters = (1..=u64::from(config.replicas)).collect();
+        let mirror = Mirror::new(recovered, ConfState { voters, ..ConfState::default() }, checkpoint);
+        let applied = checkpoint.0;
+        let election = config.election_ticks as usize;
+        let timeout = election + usize::from(config.rank(config.me, id)) * election / 2 + jitter(config, id);
+        let raft_config = raft::Config {
+            id: u64::from(config.me),
+            election_tick: election,
+            heartbeat_tick: config.heartbeat_ticks as usize,
+            // The library draws from a generator of its own; a range of one value leaves it no choice.
+            min_election_tick: timeout,
+            max_election_tick: timeout + 1,
+            applied,
+            max_size_per_msg: (4 << 20).min(config.pending_bytes_max as u64),
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            max_uncommitted_size: config.pending_bytes_max as u64,
+            max_committed_size_per_ready: 16 << 20,
+            ..raft::Config::default()
+        };
+        let node = RawNode::new(&raft_config, mirror, logger).map_err(|e| CoreError::Consensus(format!("log {}: {e}", id.0)))?;
+        Ok(RaftLog {
+            id,
+            node,
+            batches: VecDeque::new(),
+            batch_bytes: 0,
+            systems: Vec::new(),
+            stamp_ms: 0,
+            marker_wanted: 0,
+            marker_logged: 0,
+            time_groups: GroupSet::EMPTY,
+            unsynced: VecDeque::new(),
+            committed: applied,
+            held_snapshot: None,
+            restart_turn: None,
+            stand_at_tick: None,
+        })
+    }
+
+    /// Whether this replica leads the log.
+    pub fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// Whether a new start is being written: the library must not stand for election before it is durable and applied.
+    pub fn is_restarting(&self) -> bool {
+        self.restart_turn.is_some()
+    }
+
+    /// Who leads the log, as far as this replica knows; 0: nobody.
+    pub fn leader(&self) -> ReplicaId {
+        self.node.raft.leader_id as ReplicaId
+    }
+
+    /// The term.
+    pub fn term(&self) -> u64 {
+        self.node.raft.term
+    }
+
+    /// The role, in Raft's words.
+    pub fn role(&self) -> &'static str {
+        match self.node.raft.state {
+            StateRole::Leader => "leader",
+            StateRole::Follower => "follower",
+            StateRole::Candidate => "candidate",
+            StateRole::PreCandidate => "candidate",
+        }
+    }
+
+    /// Puts a batch in line. It is dropped if too much waits already: its sender sends it again.
+    pub fn push_batch(&mut self, batch: Bytes, bytes_max: usize) {
+        if self.batch_bytes + batch.len() <= bytes_max {
+            self.batch_bytes += batch.len();
+            self.batches.push_back(batch);
+        }
+    }
+
+    /// Takes the batches that wait, to send them to the leader.
+    pub fn take_batches(&mut self) -> VecDeque<Bytes> {
+        self.batch_bytes = 0;
+        std::mem::take(&mut self.batches)
+    }
+
+    /// Puts a command to the engine in line, unless the same waits already.
+    pub fn push_system(&mut self, system: System) {
+        if !self.systems.contains(&system) {
+            self.systems.push(system);
+        }
+    }
+
+    /// Takes the commands to the engine that wait.
+    pub fn take_systems(&mut self) -> Vec<System> {
+        std::mem::take(&mut self.systems)
+    }
+
+    /// Notes what a committed entry says: its stamp bounds later ones, its marker need not be logged again.
+    pub fn note_committed(&mut self, stamp_ms: u64, marker: u64) {
+        self.stamp_ms = self.stamp_ms.max(stamp_ms);
+        self.marker_logged = self.marker_logged.max(marker);
+    }
+
+    /// This replica has become leader: markers that another leader logged may be lost, so only committed ones count.
+    pub fn forget_logged_marker(&mut self, committed_marker: u64) {
+        self.marker_logged = committed_marker;
+    }
+
+    /// As leader: turns what waits into entries.
+    pub fn propose(&mut self, now_ms: u64, config: &Config) {
+        if !self.is_leader() {
+            return;
+        }
+        while let Some(system) = self.systems.first() {
+            self.stamp_ms = self.stamp_ms.max(now_ms);
+            let entry = encode_system(self.stamp_ms, *system);
+            if !self.propose_entry(entry) {
+                return;
+            }
+            self.systems.remove(0);
+        }
+        while self.has_something_to_propose() && self.in_flight() < config.entries_in_flight_max {
+            let mut builder = EntryBuilder::new();
+            let mut taken = 0;
+            for batch in &self.batches {
+                if taken > 0 && builder.weight() + batch.len() > config.entry_bytes_max {
+                    break;
+                }
+                builder.push(batch);
+                taken += 1;
+            }
+            self.stamp_ms = self.stamp_ms.max(now_ms);
+            if !self.propose_entry(builder.finish(self.stamp_ms, self.marker_wanted, self.time_groups)) {
+                return;
+            }
+            self.marker_logged = self.marker_wanted;
+            self.time_groups = GroupSet::EMPTY;
+            for batch in self.batches.drain(..taken) {
+                self.batch_bytes -= batch.len();
+            }
+        }
+    }
+
+    fn has_something_to_propose(&self) -> bool {
+        !self.batches.is_empty() || self.marker_wanted > self.marker_logged || !self.time_groups.is_empty()
+    }
+
+    /// Test only: as leader, what is appended and not committed counts as committed.
+    #[cfg(feature = "planted")]
+    pub fn with_uncommitted(&self, committed: Vec<Entry>, known: u64, config: &Config) -> Vec<Entry> {
+        if !config.planted.is(crate::planted::Planted::ReplyBeforeCommit) || !self.is_leader() {
+            return committed;
+        }
+        let last = self.node.store().last();
+        self.node.store().range(known + 1, last)
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.node.raft.raft_log.last_index() - self.node.raft.raft_log.committed
+    }
+
+    /// False if the library refuses for now (a transfer of leadership, or too much uncommitted).
+    fn propose_entry(&mut self, data: Bytes) -> bool {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.node.raft.id;
+        message.entries.push(Entry { data, ..Entry::default() });
+        self.node.raft.step(message).is_ok()
+    }
+
+    /// Gathers what the library wants done. `turn` is the number under which the records will be reported durable.
+    pub fn collect(&mut self, turn: u64, out: &mut Collected) {
+        while self.node.has_ready() {
+            let mut ready = self.node.ready();
+            out.messages.extend(ready.take_messages());
+            let records_before = out.records.len();
+            if !ready.snapshot().is_empty() {
+                let metadata = ready.snapshot().get_metadata().clone();
+                self.node.mut_store().start_after(metadata.index, metadata.term);
+                self.node.mut_store().set_conf_state(metadata.get_conf_state().clone());
+                out.records.push(LogRecord::Start { log: self.id, index: metadata.index, term: metadata.term });
+                self.committed = self.committed.max(metadata.index);
+                out.restarted_after = Some(metadata.index);
+                self.restart_turn = Some(turn);
+            }
+            let entries = ready.take_entries();
+            out.records.extend(entries.iter().map(|entry| LogRecord::Append(self.id, to_log_entry(entry))));
+            self.node.mut_store().append(entries.into_iter());
+            if let Some(hard_state) = ready.hs() {
+                let hard_state = hard_state.clone();
+                self.node.mut_store().set_hard_state(hard_state);
+            }
+            // A commit index alone is not worth a write: after a restart the leader tells it again.
+            let writes = out.records.len() > records_before || ready.must_sync();
+            if writes {
+                out.records.push(LogRecord::HardState(self.id, self.node.store().hard_state()));
+            }
+            out.must_sync |= ready.must_sync();
+            let committed = ready.take_committed_entries();
+            if let Some(last) = committed.last() {
+                self.committed = last.index;
+            }
+            out.committed.extend(committed);
+            out.read_states.extend(ready.take_read_states().into_iter().map(|state| (state.request_ctx, state.index)));
+            self.hold(turn, writes, ready.number(), ready.take_persisted_messages(), out);
+            self.node.advance_append_async(ready);
+            if self.restart_turn.is_none() {
+                self.node.advance_apply();
+            }
+        }
+    }
+
+    /// Lets go at once of messages that promise nothing about the disk, and of the others when all before them is durable.
+    fn hold(&mut self, turn: u64, writes: bool, number: u64, messages: Vec<Message>, out: &mut Collected) {
+        let (held, free): (Vec<_>, Vec<_>) = messages.into_iter().partition(promises_durability);
+        out.messages.extend(free);
+        if writes {
+            self.unsynced.push_back(Unsynced { turn, number, messages: held });
+        } else if let Some(last) = self.unsynced.back_mut() {
+            last.number = number;
+            last.messages.extend(held);
+        } else {
+            out.messages.extend(held);
+        }
+    }
+
+    /// All writes up to `turn` are durable. Returns messages that waited for that.
+    pub fn on_persisted(&mut self, turn: u64) -> Vec<Message> {
+        let mut messages = Vec::new();
+        while self.unsynced.front().is_some_and(|u| u.turn <= turn) {
+            if let Some(unsynced) = self.unsynced.pop_front() {
+                self.node.on_persist_ready(unsynced.number);
+                messages.extend(unsynced.messages);
+            }
+        }
+        if self.restart_turn.is_some_and(|restart| restart <= turn) {
+            self.restart_turn = None;
+            self.node.advance_apply();
+        }
+        messages
+    }
+}
+
+fn promises_durability(message: &Message) -> bool {
+    use MessageType::{MsgAppendResponse, MsgRequestVote, MsgRequestVoteResponse};
+    matches!(message.get_msg_type(), MsgAppendResponse | MsgRequestVote | MsgRequestVoteResponse)
+}
+
+/// 0 to 2 ticks that differ by replica, log and seed, so that elections of one rank seldom collide.
+fn jitter(config: &Config, log: LogId) -> usize {
+    let mixed = (config.seed ^ u64::from(config.me) << 8 ^ u64::from(log.0)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> 61) as usize % 3
+}

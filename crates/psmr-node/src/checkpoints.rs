@@ -1,0 +1,268 @@
+//! Checkpoints between the groups, the disk and the peers. What is shipped is the cut, the place in every log, and every
+//! group's part.
+
+use crate::checkpoint_file;
+use crate::consensus_thread::Input;
+use crate::mailbox::Mailbox;
+use crate::peer_frame::Kind;
+use crate::transport::Transport;
+use bytes::Bytes;
+use psmr_core::command::{LogId, ReplicaId};
+use psmr_core::order::Positions;
+use psmr_core::routing::Topology;
+use psmr_core::wire::{Malformed, Reader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The section that has the places in the logs; group g's part is section g + 1.
+const POSITIONS: u32 = 0;
+
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Chunks are added while less than this waits to be sent, so that turns get through.
+const BACKLOG_BYTES: usize = 4 << 20;
+
+/// A peer that ships nothing for this long is asked again.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// The next entry of each stream at a cut, from the groups' parts (which begin with it).
+pub fn stream_positions(topology: &Topology, groups: &[Bytes]) -> Vec<u64> {
+    let next = |stream: usize| {
+        let group = topology.groups_of(LogId(stream as u8)).lowest()?;
+        Reader::new(groups.get(group.index())?.clone()).u64("stream position").ok()
+    };
+    (0..topology.streams).map(|stream| next(stream).unwrap_or(1)).collect()
+}
+
+fn encode_positions(positions: &Positions) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (index, term) in positions {
+        out.u64(*index);
+        out.u64(*term);
+    }
+    out
+}
+
+fn decode_positions(bytes: Bytes) -> Result<Positions, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut positions = Vec::new();
+    while !reader.is_at_end() {
+        positions.push((reader.u64("index")?, reader.u64("term")?));
+    }
+    Ok(positions)
+}
+
+/// A checkpoint as it is shipped.
+pub fn encode(cut: u64, positions: &Positions, groups: &[Bytes]) -> Bytes {
+    let mut out = Vec::new();
+    out.u64(cut);
+    out.blob(&encode_positions(positions));
+    out.u32(groups.len() as u32);
+    groups.iter().for_each(|group| out.blob(group));
+    out.into()
+}
+
+/// Reads what `encode` made.
+///
+/// # Errors
+/// If it is no checkpoint.
+pub fn decode(bytes: Bytes) -> Result<(u64, Positions, Vec<Bytes>), Malformed> {
+    let mut reader = Reader::new(bytes);
+    let cut = reader.u64("cut")?;
+    let positions = decode_positions(reader.blob("positions")?)?;
+    let groups = (0..reader.u32("group count")?).map(|_| reader.blob("group")).collect::<Result<_, _>>()?;
+    Ok((cut, positions, groups))
+}
+
+/// The newest checkpoint on disk, as it is shipped.
+pub fn newest_encoded(directory: &Path) -> Option<Bytes> {
+    let (cut, positions, groups) = newest(directory).ok()??;
+    Some(encode(cut, &positions, &groups))
+}
+
+/// The newest checkpoint on disk.
+///
+/// # Errors
+/// One line: there are checkpoints, and none can be used.
+pub fn newest(directory: &Path) -> Result<Option<(u64, Positions, Vec<Bytes>)>, String> {
+    let Some(newest) = checkpoint_file::newest_valid(directory).map_err(|e| e.to_string())? else { return Ok(None) };
+    for damaged in &newest.passed_over {
+        eprintln!("psmr: warning: {damaged}; the checkpoint before it serves");
+    }
+    let mut sections = newest.checkpoint.sections.into_iter();
+    let positions = sections.next().filter(|s| s.kind == POSITIONS).ok_or("the checkpoint has no positions")?;
+    let positions = decode_positions(positions.bytes).map_err(|e| e.to_string())?;
+    Ok(Some((newest.checkpoint.cut, positions, sections.map(|s| s.bytes).collect())))
+}
+
+fn write(directory: &Path, cut: u64, positions: &Positions, groups: &[Bytes]) -> Result<(), String> {
+    let write = || {
+        let mut writer = checkpoint_file::CheckpointWriter::create(directory, cut)?;
+        writer.section(POSITIONS, &encode_positions(positions))?;
+        for (kind, group) in (1..).zip(groups) {
+            writer.section(kind, group)?;
+        }
+        writer.finish()
+    };
+    write().map(|_| ()).map_err(|e| e.to_string())
+}
+
+fn remove_before(directory: &Path, cut: u64) -> Result<(), String> {
+    for older in checkpoint_file::cuts(directory).map_err(|e| e.to_string())?.into_iter().filter(|older| *older < cut) {
+        let path = checkpoint_file::checkpoint_path(directory, older);
+        std::fs::remove_file(&path).map_err(|e| format!("cannot remove {}: {e}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Writes an own checkpoint on a thread of its own, and reports.
+pub fn write_behind(directory: PathBuf, cut: u64, positions: Positions, groups: Vec<Bytes>, mailbox: Arc<Mailbox<Input>>) {
+    let report = mailbox.clone();
+    let run = move || {
+        let input = match write(&directory, cut, &positions, &groups) {
+            Ok(()) => Input::CheckpointWritten { cut, positions },
+            Err(error) => Input::CheckpointFailed(error),
+        };
+        mailbox.post(input);
+    };
+    if let Err(error) = thread::Builder::new().name("checkpoint".into()).spawn(run) {
+        report.post(Input::CheckpointFailed(format!("no thread for a checkpoint: {error}")));
+    }
+}
+
+/// Puts a peer's checkpoint on disk (if there is one) on a thread of its own, and hands it over to be installed.
+pub fn store_behind(directory: Option<PathBuf>, whole: Bytes, mailbox: Arc<Mailbox<Input>>) {
+    let report = mailbox.clone();
+    let run = move || {
+        let stored = decode(whole).map_err(|e| e.to_string()).and_then(|(cut, positions, groups)| {
+            if let Some(directory) = &directory {
+                write(directory, cut, &positions, &groups)?;
+                // The logs are about to start after this one: nothing older can stand in for it.
+                remove_before(directory, cut)?;
+            }
+            Ok((cut, positions, groups))
+        });
+        mailbox.post(match stored {
+            Ok((cut, positions, groups)) => Input::CheckpointFetched { cut, positions, groups },
+            Err(error) => Input::CheckpointFailed(format!("a peer's checkpoint cannot be used: {error}")),
+        });
+    };
+    if let Err(error) = thread::Builder::new().name("checkpoint".into()).spawn(run) {
+        report.post(Input::CheckpointFailed(format!("no thread for a checkpoint: {error}")));
+    }
+}
+
+/// A checkpoint on its way to a peer.
+pub struct Shipment {
+    /// To whom.
+    pub to: ReplicaId,
+    /// `None`: it is being made.
+    load: Option<Bytes>,
+    sent: usize,
+}
+
+impl Shipment {
+    /// A shipment of `load`, or of the next checkpoint.
+    pub fn new(to: ReplicaId, load: Option<Bytes>) -> Shipment {
+        Shipment { to, load, sent: 0 }
+    }
+
+    /// Whether it waits for a checkpoint to be made.
+    pub fn waits(&self) -> bool {
+        self.load.is_none()
+    }
+
+    /// The checkpoint has been made.
+    pub fn load(&mut self, load: Bytes) {
+        self.load = Some(load);
+    }
+
+    /// Sends chunks, as far as the connection takes them.
+    pub fn go_on(&mut self, transport: &mut Transport) {
+        let Some(load) = &self.load else { return };
+        while self.sent < load.len() && transport.backlog(self.to) < BACKLOG_BYTES {
+            let end = (self.sent + CHUNK_BYTES).min(load.len());
+            transport.send(self.to, Kind::CheckpointChunk, |body| {
+                body.u64(load.len() as u64);
+                body.u64(self.sent as u64);
+                body.extend_from_slice(&load[self.sent..end]);
+            });
+            self.sent = end;
+        }
+    }
+
+    /// Whether all of it is on its way.
+    pub fn is_done(&self) -> bool {
+        self.load.as_ref().is_some_and(|load| self.sent == load.len())
+    }
+}
+
+/// A checkpoint on its way from a peer.
+pub struct Incoming {
+    /// From whom.
+    pub from: ReplicaId,
+    bytes: Vec<u8>,
+    last_heard: Instant,
+    installing: bool,
+}
+
+impl Incoming {
+    /// Nothing has come yet.
+    pub fn new(from: ReplicaId) -> Incoming {
+        Incoming { from, bytes: Vec::new(), last_heard: Instant::now(), installing: false }
+    }
+
+    /// All has come, and is being put in place: nothing else is to be fetched meanwhile.
+    pub fn installing(from: ReplicaId) -> Incoming {
+        Incoming { installing: true, ..Incoming::new(from) }
+    }
+
+    /// Whether the peer has been silent for too long.
+    pub fn is_stale(&self) -> bool {
+        !self.installing && self.last_heard.elapsed() > SILENCE_MAX
+    }
+
+    /// Adds a chunk. Returns the whole when it is complete.
+    ///
+    /// # Errors
+    /// If the chunk does not follow the one before.
+    pub fn add(&mut self, body: Bytes) -> Result<Option<Bytes>, String> {
+        let text = |e: Malformed| e.to_string();
+        let mut reader = Reader::new(body);
+        let total = reader.u64("checkpoint length").map_err(text)?;
+        let offset = reader.u64("chunk offset").map_err(text)?;
+        let chunk = reader.rest();
+        if offset != self.bytes.len() as u64 || offset + chunk.len() as u64 > total {
+            return Err("a piece of a checkpoint that does not follow the one before".into());
+        }
+        self.bytes.extend_from_slice(&chunk);
+        self.last_heard = Instant::now();
+        Ok((self.bytes.len() as u64 == total).then(|| std::mem::take(&mut self.bytes).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_survives_shipping() {
+        let groups = vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")];
+        let whole = encode(7, &vec![(3, 1), (7, 2)], &groups);
+        let mut incoming = Incoming::new(2);
+        let (first, second) = whole.split_at(10);
+        let chunk = |offset: u64, bytes: &[u8]| {
+            let mut body = Vec::new();
+            body.u64(whole.len() as u64);
+            body.u64(offset);
+            body.extend_from_slice(bytes);
+            Bytes::from(body)
+        };
+        assert_eq!(incoming.add(chunk(0, first)).unwrap(), None);
+        assert!(incoming.add(chunk(0, first)).is_err());
+        let came = incoming.add(chunk(10, second)).unwrap().unwrap();
+        assert_eq!(decode(came).unwrap(), (7, vec![(3, 1), (7, 2)], groups));
+    }
+}

@@ -1,0 +1,411 @@
+//! A client thread: client connections, their gateways, and one client proxy whose session is answered here.
+//!
+//! One turn reads all connections that have something, hands reads to their groups and batches to the consensus thread, and
+//! writes the replies that have come.
+
+use crate::clock::{steady_ms, wall_ms};
+use crate::connection::{Connection, Lent};
+use crate::consensus_thread::Input;
+use crate::mailbox::Mailbox;
+use crate::native::{AddressBook, Welcome};
+use crate::native_session::{session_of, Fate, NativeConnection, NativeParts};
+use crate::router::{ClientInput, Router};
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token};
+use psmr_core::client::{Answer, ClientProxy};
+use psmr_core::command::{LogId, SessionId};
+use psmr_core::execute::{Engine, Event};
+use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo};
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The token of the mailbox.
+pub const MAILBOX: Token = Token(0);
+const LISTENER: Token = Token(1);
+const CONNECTIONS: usize = 2;
+
+/// How often the proxy looks at the clock, while commands are outstanding.
+const CLOCK: Duration = Duration::from_millis(100);
+
+/// How often it does while there are none.
+const CLOCK_IDLE: Duration = Duration::from_secs(1);
+
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 10_000;
+
+/// Makes the gateway of a new connection, which is listed under this id.
+pub type GatewayFactory = Arc<dyn Fn(u64) -> Box<dyn Gateway> + Send + Sync>;
+
+enum Seat {
+    Empty,
+    Client(Box<Connection>),
+    /// It speaks the native protocol, or has not said anything yet.
+    Native(Box<NativeConnection>),
+}
+
+/// What a client thread is made of.
+pub struct Parts {
+    pub poll: Poll,
+    pub mailbox: Arc<Mailbox<ClientInput>>,
+    pub listener: TcpListener,
+    pub proxy: ClientProxy,
+    pub engine: Arc<Engine>,
+    pub consensus: Arc<Mailbox<Input>>,
+    pub router: Arc<Router>,
+    pub node: NodeInfo,
+    pub factory: GatewayFactory,
+    pub stopping: Arc<AtomicBool>,
+    /// All connections of the replica, for those that list them.
+    pub directory: Arc<Mutex<Vec<ClientInfo>>>,
+    /// Where clients connect to the replicas.
+    pub addresses: Arc<AddressBook>,
+    /// What native clients are told of the replica.
+    pub welcome: Welcome,
+}
+
+/// The thread's state.
+pub struct ClientThread {
+    parts: Parts,
+    native: NativeParts,
+    seats: Vec<Seat>,
+    free: Vec<usize>,
+    /// Connections to be looked at in this turn.
+    touched: Vec<usize>,
+    is_touched: Vec<bool>,
+    held_up: bool,
+    next_id: u64,
+    scratch: Vec<u8>,
+    batches: Vec<Input>,
+}
+
+impl ClientThread {
+    /// Takes over the parts.
+    ///
+    /// # Errors
+    /// If the listener cannot be polled.
+    pub fn new(mut parts: Parts) -> io::Result<ClientThread> {
+        parts.poll.registry().register(&mut parts.listener, LISTENER, Interest::READABLE)?;
+        parts.router.add(parts.proxy.session(), parts.mailbox.clone());
+        let native = NativeParts {
+            engine: parts.engine.clone(),
+            consensus: parts.consensus.clone(),
+            mailbox: parts.mailbox.clone(),
+            router: parts.router.clone(),
+            addresses: parts.addresses.clone(),
+            own: parts.proxy.session(),
+            welcome: parts.welcome.clone(),
+            sessions: HashMap::new(),
+            superseded: Vec::new(),
+        };
+        Ok(ClientThread {
+            parts,
+            native,
+            seats: Vec::new(),
+            free: Vec::new(),
+            touched: Vec::new(),
+            is_touched: Vec::new(),
+            held_up: false,
+            next_id: 1,
+            scratch: vec![0; 64 << 10],
+            batches: Vec::new(),
+        })
+    }
+
+    /// Runs until the replica is stopped.
+    ///
+    /// # Errors
+    /// If the system does not let it poll.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        let mut inputs = Vec::new();
+        let mut next_clock = Instant::now();
+        while !self.parts.stopping.load(Ordering::SeqCst) {
+            let wait = next_clock.saturating_duration_since(Instant::now());
+            // Lets who is ready run first: under load more has come by the time of the poll, and a turn is paid per batch.
+            thread::yield_now();
+            match self.parts.poll.poll(&mut events, Some(wait)) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => {}
+            }
+            self.parts.mailbox.take(&mut inputs);
+            inputs.drain(..).for_each(|input| self.on_input(input));
+            for event in &events {
+                match event.token() {
+                    MAILBOX => {}
+                    LISTENER => self.accept(),
+                    Token(token) => self.on_connection_event(token - CONNECTIONS, event),
+                }
+            }
+            if Instant::now() >= next_clock {
+                let is_idle = self.parts.proxy.outstanding() == 0;
+                next_clock = Instant::now() + if is_idle { CLOCK_IDLE } else { CLOCK };
+                self.on_clock();
+            }
+            if self.held_up {
+                self.held_up = false;
+                (0..self.seats.len()).for_each(|at| self.touch_if_held_up(at));
+            }
+            self.work();
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, at: usize) {
+        if !self.is_touched[at] {
+            self.is_touched[at] = true;
+            self.touched.push(at);
+        }
+    }
+
+    fn touch_if_held_up(&mut self, at: usize) {
+        if matches!(&self.seats[at], Seat::Client(connection) if connection.is_held_up()) {
+            self.touch(at);
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((mut stream, address)) = self.parts.listener.accept() {
+            if self.seats.len() - self.free.len() >= CONNECTIONS_MAX {
+                let _ = stream.write(b"-ERR max number of clients reached\r\n");
+                continue;
+            }
+            let _ = stream.set_nodelay(true);
+            let at = self.free.pop().unwrap_or_else(|| {
+                self.seats.push(Seat::Empty);
+                self.is_touched.push(false);
+                self.seats.len() - 1
+            });
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if self.parts.poll.registry().register(&mut stream, Token(CONNECTIONS + at), interest).is_err() {
+                self.free.push(at);
+                continue;
+            }
+            let address = address.to_string();
+            self.next_id += 1;
+            self.seats[at] = Seat::Native(Box::new(NativeConnection::new(stream, address, self.next_id)));
+        }
+    }
+
+    fn on_connection_event(&mut self, at: usize, event: &mio::event::Event) {
+        match self.seats.get_mut(at) {
+            Some(Seat::Client(connection)) => {
+                if event.is_readable() || event.is_read_closed() {
+                    connection.on_readable();
+                }
+                self.touch(at);
+            }
+            Some(Seat::Native(native)) => {
+                if event.is_readable() || event.is_read_closed() {
+                    native.on_readable();
+                }
+                self.touch(at);
+            }
+            _ => {}
+        }
+    }
+
+    fn work_native(&mut self, at: usize) {
+        let Seat::Native(native) = &mut self.seats[at] else { return };
+        match native.work(at, &mut self.native, &mut self.batches, &mut self.scratch) {
+            Fate::Stays => {}
+            Fate::IsOther => self.become_client(at),
+            Fate::Ends => self.vacate(at),
+        }
+        for old in std::mem::take(&mut self.native.superseded) {
+            if let Seat::Native(native) = &mut self.seats[old] {
+                native.supersede();
+            }
+            self.vacate(old);
+        }
+    }
+
+    fn become_client(&mut self, at: usize) {
+        let Seat::Native(native) = std::mem::replace(&mut self.seats[at], Seat::Empty) else { return };
+        let (stream, input, address, id) = native.into_parts();
+        let mut connection = Connection::new(stream, (self.parts.factory)(id), id, address);
+        connection.preload(&input);
+        self.seats[at] = Seat::Client(Box::new(connection));
+        self.work_client(at);
+    }
+
+    fn tell(&mut self, connection: u64, text: &str) {
+        let at = connection as u32 as usize;
+        match self.seats.get_mut(at) {
+            Some(Seat::Native(native)) if native.number(at) == connection => {
+                native.tell(text);
+                self.touch(at);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_leader_change(&mut self, log: LogId) {
+        self.parts.proxy.on_leader_change(log);
+        let seats: Vec<usize> = self.native.sessions.values().copied().collect();
+        for at in seats {
+            if let Seat::Native(native) = &mut self.seats[at] {
+                native.on_leader_change(log);
+                self.touch(at);
+            }
+        }
+    }
+
+    /// An event of a session that a native client has.
+    fn on_native_event(&mut self, session: SessionId, event: Event) {
+        let Some(at) = self.native.sessions.get(&session).copied() else { return };
+        if let Seat::Native(native) = &mut self.seats[at] {
+            native.on_event(event);
+            self.touch(at);
+        }
+    }
+
+    fn vacate(&mut self, at: usize) {
+        let seat = std::mem::replace(&mut self.seats[at], Seat::Empty);
+        if let Seat::Native(native) = &seat {
+            self.forget_session(at, native.session());
+        }
+        if !matches!(seat, Seat::Empty) {
+            self.free.push(at);
+        }
+    }
+
+    fn forget_session(&mut self, at: usize, session: Option<SessionId>) {
+        let own = session.filter(|session| self.native.sessions.get(session) == Some(&at));
+        if let Some(session) = own {
+            self.native.sessions.remove(&session);
+            self.parts.router.remove(session);
+        }
+    }
+
+    fn on_input(&mut self, input: ClientInput) {
+        match input {
+            ClientInput::LeaderChange(log) => self.on_leader_change(log),
+            ClientInput::Told { connection, text } => self.tell(connection, &text),
+            ClientInput::Event(event) => match session_of(&event) {
+                Some(session) if session != self.native.own => self.on_native_event(session, event),
+                _ => self.on_event(event),
+            },
+        }
+    }
+
+    /// Reads that have not been answered, and will not be.
+    fn on_reads_lost(&mut self, tokens: &[u64]) {
+        for token in tokens {
+            let at = (token >> 32) as usize;
+            if let Some(Seat::Client(connection)) = self.seats.get_mut(at) {
+                connection.on_failure(*token as u32, Failure::Refused);
+                self.touch(at);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        if let Event::ReadsLost { tokens, .. } = &event {
+            return self.on_reads_lost(tokens);
+        }
+        let ClientThread { seats, touched, is_touched, parts, .. } = self;
+        let mut answer = |token: u64, reply: Answer<'_>| {
+            let (at, number) = ((token >> 32) as usize, token as u32);
+            if let Some(Seat::Client(connection)) = seats.get_mut(at) {
+                match reply {
+                    Answer::Reply(reply) => connection.on_reply(number, reply),
+                    Answer::Unknown => connection.on_failure(number, Failure::Unknown),
+                }
+                if !is_touched[at] {
+                    is_touched[at] = true;
+                    touched.push(at);
+                }
+            }
+        };
+        match event {
+            Event::Replies { group, numbering, first, replies, .. } => {
+                parts.proxy.on_replies(group, numbering, first, &replies, answer);
+            }
+            Event::Settled { group, numbering, last, .. } => parts.proxy.on_settled(group, numbering, last, answer),
+            Event::Refused { group, numbering, .. } => {
+                parts.proxy.on_refused(group, numbering, steady_ms().max(parts.engine.log_time_ms()))
+            }
+            Event::Reads { tokens, replies, .. } => {
+                tokens.iter().zip(replies.iter()).for_each(|(token, reply)| answer(*token, Answer::Reply(reply)));
+            }
+            Event::ReadsLost { .. } | Event::Snapshot { .. } | Event::Digest { .. } => {}
+        }
+    }
+
+    fn on_clock(&mut self) {
+        let ClientThread { seats, parts, .. } = self;
+        let now_ms = steady_ms().max(parts.engine.log_time_ms());
+        parts.proxy.on_clock(now_ms, |token, _| {
+            if let Some(Seat::Client(connection)) = seats.get_mut((token >> 32) as usize) {
+                connection.on_failure(token as u32, Failure::Unknown);
+            }
+        });
+        for at in 0..self.seats.len() {
+            if let Seat::Native(native) = &mut self.seats[at] {
+                if native.tell_addresses(&self.parts.addresses) {
+                    self.touch(at);
+                }
+            }
+        }
+        let listed = self.seats.iter().filter_map(|seat| match seat {
+            Seat::Client(connection) => Some(connection.info()),
+            _ => None,
+        });
+        *self.parts.directory.lock().unwrap_or_else(PoisonError::into_inner) = listed.collect();
+        self.held_up = true;
+    }
+
+    fn work_client(&mut self, at: usize) {
+        let Seat::Client(connection) = &mut self.seats[at] else { return };
+        let Parts { proxy, node, directory, .. } = &mut self.parts;
+        let clients = || directory.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        connection.work(at as u32, &mut Lent { proxy, node, clients: &clients }, &mut self.scratch);
+        self.held_up |= connection.is_held_up();
+    }
+
+    /// Takes requests of the touched connections, sends what they ask for, and writes the replies.
+    fn work(&mut self) {
+        let touched = std::mem::take(&mut self.touched);
+        for at in &touched {
+            self.is_touched[*at] = false;
+            match &self.seats[*at] {
+                Seat::Client(_) => self.work_client(*at),
+                Seat::Native(_) => self.work_native(*at),
+                Seat::Empty => {}
+            }
+        }
+        self.send();
+        for at in &touched {
+            let Seat::Client(connection) = &mut self.seats[*at] else { continue };
+            connection.flush();
+            if connection.is_over() {
+                self.vacate(*at);
+            }
+        }
+        self.touched = touched;
+        self.touched.clear();
+    }
+
+    /// Reads first: a read is in its group before a later command of its connection can come there.
+    fn send(&mut self) {
+        let now_ms = steady_ms().max(self.parts.engine.log_time_ms());
+        let Parts { proxy, engine, consensus, .. } = &mut self.parts;
+        let mut streams = 0u64;
+        proxy.flush_reads(wall_ms(), |group, mut batch| {
+            let stream = engine.topology.stream_of(group);
+            batch.round = engine.rounds[stream.index()].ticket();
+            engine.push_reads(group, batch);
+            streams |= 1 << stream.0;
+        });
+        if streams != 0 {
+            self.batches.push(Input::Rounds(streams));
+        }
+        let batches = &mut self.batches;
+        proxy.flush(now_ms, |log, batch| batches.push(Input::Batch(log, batch)));
+        consensus.post_all(self.batches.drain(..));
+    }
+}

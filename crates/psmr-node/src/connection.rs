@@ -1,0 +1,306 @@
+//! One client connection: bytes in, requests to the proxy, replies in order of issue, bytes out.
+
+use crate::clock::wall_ms;
+use psmr_core::client::{ClientProxy, ConnectionOrder};
+use psmr_core::command::{GroupId, GroupSet};
+use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo, Sink};
+use psmr_core::routing::Topology;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+
+/// Requests of one connection that may wait for their replies.
+const PENDING_MAX: usize = 16 << 10;
+
+/// Bytes of replies that a client may leave unread before no more of its requests are taken.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+
+/// A request's place in the order of replies.
+struct Place {
+    tag: u32,
+    /// The reply's bytes for the client, once it is there.
+    reply: Option<SmallVec<[u8; 24]>>,
+}
+
+/// A command that waits for a predecessor in another log.
+struct Stalled {
+    gamma: GroupSet,
+    read: bool,
+    payload: Vec<u8>,
+    token: u64,
+}
+
+/// A client connection.
+pub struct Connection {
+    pub stream: mio::net::TcpStream,
+    pub gateway: Box<dyn Gateway>,
+    pub since_ms: u64,
+    pub address: String,
+    pub id: u64,
+    order: ConnectionOrder,
+    input: Vec<u8>,
+    /// How much of `input` has been taken.
+    taken: usize,
+    output: Vec<u8>,
+    written: usize,
+    pending: VecDeque<Place>,
+    /// The number of the first pending request.
+    first: u32,
+    stalled: Option<Stalled>,
+    /// More may be there to be read.
+    readable: bool,
+    /// No more requests are taken: the client has gone, or has to go after the replies so far.
+    pub closing: bool,
+    /// The client is gone: replies go nowhere.
+    pub gone: bool,
+}
+
+/// What a connection's thread lends it.
+pub struct Lent<'a> {
+    pub proxy: &'a mut ClientProxy,
+    pub node: &'a NodeInfo,
+    pub clients: &'a dyn Fn() -> Vec<ClientInfo>,
+}
+
+impl Connection {
+    /// A new connection.
+    pub fn new(stream: mio::net::TcpStream, gateway: Box<dyn Gateway>, id: u64, address: String) -> Connection {
+        Connection {
+            stream,
+            gateway,
+            since_ms: wall_ms(),
+            address,
+            id,
+            order: ConnectionOrder::default(),
+            input: Vec::new(),
+            taken: 0,
+            output: Vec::new(),
+            written: 0,
+            pending: VecDeque::new(),
+            first: 0,
+            stalled: None,
+            readable: false,
+            closing: false,
+            gone: false,
+        }
+    }
+
+    /// As others may list it.
+    pub fn info(&self) -> ClientInfo {
+        ClientInfo { id: self.id, address: self.address.clone(), since_ms: self.since_ms, ..self.gateway.info() }
+    }
+
+    /// Bytes that came before the connection was known to be one of this protocol.
+    pub fn preload(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+        self.readable = true;
+    }
+
+    /// There is something to read.
+    pub fn on_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// Reads and takes requests, as far as the limits allow. `at`: the connection's place in its thread's table.
+    pub fn work(&mut self, at: u32, lent: &mut Lent<'_>, scratch: &mut [u8]) {
+        self.retry_stalled(lent);
+        loop {
+            self.take_requests(at, lent);
+            if !self.readable || self.closing || self.is_full(lent) {
+                break;
+            }
+            match self.stream.read(scratch) {
+                Ok(0) => self.leave(),
+                Ok(count) => {
+                    self.input.extend_from_slice(&scratch[..count]);
+                    self.readable = count == scratch.len();
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.leave(),
+            }
+        }
+        if self.closing {
+            self.taken = self.input.len();
+        }
+        self.input.drain(..self.taken);
+        self.taken = 0;
+    }
+
+    fn leave(&mut self) {
+        self.gone = true;
+        self.closing = true;
+        self.readable = false;
+    }
+
+    fn is_full(&self, lent: &Lent<'_>) -> bool {
+        self.stalled.is_some()
+            || self.pending.len() >= PENDING_MAX
+            || self.output.len() - self.written >= OUTPUT_BYTES_MAX
+            || lent.proxy.is_full()
+    }
+
+    /// Whether there is something to do once there is room again.
+    pub fn is_held_up(&self) -> bool {
+        !self.closing && (self.stalled.is_some() || self.readable || !self.input.is_empty())
+    }
+
+    fn take_requests(&mut self, at: u32, lent: &mut Lent<'_>) {
+        if self.closing || self.taken == self.input.len() || self.is_full(lent) {
+            return;
+        }
+        let input = std::mem::take(&mut self.input);
+        // The gateway and the places are both the connection's: the sink has the latter.
+        let mut gateway = std::mem::replace(&mut self.gateway, Box::new(NoGateway));
+        let mut sink = Requests { connection: self, at, lent };
+        match gateway.on_input(&input[sink.connection.taken..], &mut sink) {
+            Ok(count) => self.taken += count,
+            Err(last_words) => {
+                sink.answer(&last_words);
+                self.closing = true;
+            }
+        }
+        self.closing |= gateway.wants_close();
+        self.gateway = gateway;
+        self.input = input;
+    }
+
+    fn retry_stalled(&mut self, lent: &mut Lent<'_>) {
+        if let Some(stalled) = self.stalled.take() {
+            let done = lent.proxy.ordered(&mut self.order, stalled.gamma, stalled.read, &stalled.payload, stalled.token);
+            if done.is_err() {
+                self.stalled = Some(stalled);
+            }
+        }
+    }
+
+    /// The service's reply to the request with this number.
+    pub fn on_reply(&mut self, number: u32, reply: &[u8]) {
+        self.fill(number, |gateway, tag, out| gateway.on_reply(tag, reply, out));
+    }
+
+    /// The request with this number has no reply.
+    pub fn on_failure(&mut self, number: u32, failure: Failure) {
+        self.fill(number, |gateway, tag, out| gateway.on_failure(tag, failure, out));
+    }
+
+    fn fill(&mut self, number: u32, write: impl FnOnce(&mut dyn Gateway, u32, &mut Vec<u8>)) {
+        let at = number.wrapping_sub(self.first) as usize;
+        let Some(place) = self.pending.get_mut(at).filter(|place| place.reply.is_none()) else { return };
+        if at == 0 {
+            write(&mut *self.gateway, place.tag, &mut self.output);
+            self.pending.pop_front();
+            self.first = self.first.wrapping_add(1);
+            self.release();
+            return;
+        }
+        // Behind others: what the gateway writes at the end of the output is set aside.
+        let end = self.output.len();
+        write(&mut *self.gateway, place.tag, &mut self.output);
+        place.reply = Some(SmallVec::from_slice(&self.output[end..]));
+        self.output.truncate(end);
+    }
+
+    /// Moves replies that nothing is before any more to the output.
+    fn release(&mut self) {
+        while let Some(Place { reply: Some(reply), .. }) = self.pending.front() {
+            self.output.extend_from_slice(reply);
+            self.pending.pop_front();
+            self.first = self.first.wrapping_add(1);
+        }
+    }
+
+    /// Writes what is to be written.
+    pub fn flush(&mut self) {
+        while !self.gone && self.written < self.output.len() {
+            match self.stream.write(&self.output[self.written..]) {
+                Ok(0) => self.leave(),
+                Ok(count) => self.written += count,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.leave(),
+            }
+        }
+        self.output.clear();
+        self.written = 0;
+    }
+
+    /// Whether nothing more will come of it.
+    pub fn is_over(&self) -> bool {
+        self.closing && self.pending.is_empty() && self.stalled.is_none() && (self.gone || self.output.is_empty())
+    }
+}
+
+/// Where a connection's gateway puts requests.
+struct Requests<'a, 'b> {
+    connection: &'a mut Connection,
+    at: u32,
+    lent: &'a mut Lent<'b>,
+}
+
+impl Requests<'_, '_> {
+    fn place(&mut self, tag: u32) -> u64 {
+        let number = self.connection.first.wrapping_add(self.connection.pending.len() as u32);
+        self.connection.pending.push_back(Place { tag, reply: None });
+        u64::from(self.at) << 32 | u64::from(number)
+    }
+}
+
+impl Sink for Requests<'_, '_> {
+    fn topology(&self) -> &Topology {
+        self.lent.proxy.topology()
+    }
+
+    fn node(&self) -> &NodeInfo {
+        self.lent.node
+    }
+
+    fn wall_ms(&self) -> u64 {
+        wall_ms()
+    }
+
+    fn clients(&self) -> Vec<ClientInfo> {
+        (self.lent.clients)()
+    }
+
+    fn answer(&mut self, bytes: &[u8]) {
+        if self.connection.pending.is_empty() {
+            self.connection.output.extend_from_slice(bytes);
+        } else {
+            self.connection.pending.push_back(Place { tag: 0, reply: Some(SmallVec::from_slice(bytes)) });
+        }
+    }
+
+    fn ordered(&mut self, gamma: GroupSet, read: bool, tag: u32, payload: &[u8]) {
+        let token = self.place(tag);
+        if self.lent.proxy.ordered(&mut self.connection.order, gamma, read, payload, token).is_err() {
+            self.connection.stalled = Some(Stalled { gamma, read, payload: payload.to_vec(), token });
+        }
+    }
+
+    fn read(&mut self, group: GroupId, tag: u32, payload: &[u8]) {
+        let token = self.place(tag);
+        self.lent.proxy.read(&self.connection.order, group, payload, token);
+    }
+
+    fn is_full(&self) -> bool {
+        self.connection.is_full(self.lent)
+    }
+}
+
+/// Stands in while a connection's gateway is at work.
+struct NoGateway;
+
+impl Gateway for NoGateway {
+    fn on_input(&mut self, _: &[u8], _: &mut dyn Sink) -> Result<usize, Vec<u8>> {
+        Ok(0)
+    }
+    fn on_reply(&mut self, _: u32, _: &[u8], _: &mut Vec<u8>) {}
+    fn on_failure(&mut self, _: u32, _: Failure, _: &mut Vec<u8>) {}
+    fn info(&self) -> ClientInfo {
+        ClientInfo::default()
+    }
+    fn wants_close(&self) -> bool {
+        false
+    }
+}

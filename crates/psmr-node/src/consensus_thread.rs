@@ -1,0 +1,417 @@
+//! The consensus thread: the ordering part, the connections to peers, and the clock that drives both. It never waits for a
+//! disk or for a worker.
+
+use crate::checkpoints::{self, Incoming, Shipment};
+use crate::clock::{wall_ms, TICK};
+use crate::log_thread::SyncTimes;
+use crate::mailbox::Mailbox;
+use crate::native::AddressBook;
+use crate::peer_frame::Kind;
+use crate::router::{ClientInput, Router};
+use crate::transport::{Happening, Transport};
+use crate::worker_thread::Workers;
+use bytes::Bytes;
+use psmr_core::command::{GroupId, LogId, ReplicaId};
+use psmr_core::entry::System;
+use psmr_core::execute::{Engine, Output};
+use psmr_core::log::LogWrite;
+use psmr_core::message::Frame;
+use psmr_core::order::{Actions, Order, Positions};
+use serde_json::{json, Value};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The token of the mailbox.
+pub const MAILBOX: mio::Token = mio::Token(0);
+
+/// Digests that are kept for whoever asks for them.
+const DIGESTS_KEPT: usize = 16;
+
+/// What other threads tell the consensus thread.
+pub enum Input {
+    /// A batch of a client proxy.
+    Batch(LogId, Bytes),
+    /// Reads wait in the streams of the mask.
+    Rounds(u64),
+    /// Something changed that a turn looks at.
+    Turn,
+    /// Writes up to this turn are durable.
+    Persisted(u64),
+    /// A group's part of a checkpoint.
+    Snapshot { cut: u64, group: GroupId, bytes: Vec<u8> },
+    /// A group's part of a digest.
+    Digest { request: u64, cut: u64, group: GroupId, digest: [u64; 2] },
+    /// An own checkpoint is on disk.
+    CheckpointWritten { cut: u64, positions: Positions },
+    /// An own checkpoint could not be written; the one before it serves on.
+    CheckpointFailed(String),
+    /// A peer's checkpoint is on disk (if there is one), and is to be installed.
+    CheckpointFetched { cut: u64, positions: Positions, groups: Vec<Bytes> },
+    /// A connection asks about the replica.
+    Question { from: Arc<Mailbox<ClientInput>>, connection: u64, question: Question },
+    /// The replica cannot go on.
+    Failed(String),
+    /// The replica is to end.
+    Stop,
+}
+
+/// What a connection can ask.
+pub enum Question {
+    /// The state of this replica.
+    Status,
+    /// The digest that was asked for under this number. `start`: ask all replicas to compute it.
+    Digest { request: u64, start: bool },
+}
+
+/// What the consensus thread is made of.
+pub struct Parts {
+    pub order: Order,
+    pub engine: Arc<Engine>,
+    pub workers: Arc<Workers>,
+    pub router: Arc<Router>,
+    pub transport: Transport,
+    pub mailbox: Arc<Mailbox<Input>>,
+    pub poll: mio::Poll,
+    /// To the log thread; `None` in `memory` durability.
+    pub log: Option<SyncSender<LogWrite>>,
+    pub clients: Vec<Arc<Mailbox<ClientInput>>>,
+    pub checkpoints: Option<PathBuf>,
+    pub sync_times: SyncTimes,
+    /// Where clients connect to the replicas.
+    pub addresses: Arc<AddressBook>,
+    /// For `status`.
+    pub about: About,
+}
+
+/// What `status` says that does not change.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub durability: &'static str,
+    pub client_address: String,
+    pub peer_address: String,
+    pub cluster: String,
+    pub service: String,
+}
+
+struct Digest {
+    cut: u64,
+    /// Of the service's state, and of the engine's own.
+    groups: BTreeMap<GroupId, [u64; 2]>,
+}
+
+/// The thread's state.
+pub struct ConsensusThread {
+    parts: Parts,
+    next_tick: Instant,
+    happenings: Vec<Happening>,
+    snapshots: HashMap<u64, BTreeMap<GroupId, Vec<u8>>>,
+    digests: Vec<(u64, Digest)>,
+    shipments: Vec<Shipment>,
+    incoming: Option<Incoming>,
+    is_serving: bool,
+}
+
+impl ConsensusThread {
+    /// Takes over the parts.
+    pub fn new(parts: Parts) -> ConsensusThread {
+        ConsensusThread {
+            parts,
+            next_tick: Instant::now(),
+            happenings: Vec::new(),
+            snapshots: HashMap::new(),
+            digests: Vec::new(),
+            shipments: Vec::new(),
+            incoming: None,
+            is_serving: false,
+        }
+    }
+
+    /// Runs until the replica is stopped.
+    ///
+    /// # Errors
+    /// One line that says why the replica cannot go on.
+    pub fn run(mut self) -> Result<(), String> {
+        let mut events = mio::Events::with_capacity(64);
+        let mut inputs = Vec::new();
+        loop {
+            let wait = self.next_tick.saturating_duration_since(Instant::now());
+            // Lets who is ready run first: under load more has come by the time of the poll, and a turn is paid per batch.
+            thread::yield_now();
+            match self.parts.poll.poll(&mut events, Some(wait)) {
+                Err(e) if e.kind() != std::io::ErrorKind::Interrupted => return Err(format!("polling failed: {e}")),
+                _ => {}
+            }
+            self.parts.order.set_clock(wall_ms());
+            for event in &events {
+                if event.token() != MAILBOX {
+                    self.parts.transport.on_event(event, &mut self.happenings);
+                }
+            }
+            self.on_happenings();
+            self.parts.mailbox.take(&mut inputs);
+            for input in inputs.drain(..) {
+                if matches!(input, Input::Stop) {
+                    return Ok(());
+                }
+                self.on_input(input)?;
+            }
+            if Instant::now() >= self.next_tick {
+                self.tick();
+            }
+            self.turn()?;
+        }
+    }
+
+    fn tick(&mut self) {
+        // A thread that was held up does not make up for lost ticks: the others have not heard from it meanwhile either.
+        self.next_tick = (self.next_tick + TICK).max(Instant::now() + TICK / 2);
+        self.parts.transport.on_clock();
+        self.parts.order.tick(wall_ms());
+        let lagging = self.parts.engine.notify(self.parts.order.lagging_groups());
+        self.parts.workers.schedule(lagging);
+        self.is_serving = self.is_serving || self.parts.order.has_caught_up();
+        if self.incoming.as_ref().is_some_and(Incoming::is_stale) {
+            self.incoming = None;
+        }
+    }
+
+    fn on_happenings(&mut self) {
+        while let Some(happening) = (!self.happenings.is_empty()).then(|| self.happenings.remove(0)) {
+            match happening {
+                Happening::Connected(replica) => {
+                    self.parts.order.on_peer(replica, true);
+                    if let Some(address) = self.parts.transport.client_address(replica) {
+                        self.parts.addresses.set(replica, address);
+                    }
+                }
+                Happening::Disconnected(replica) => {
+                    self.parts.order.on_peer(replica, false);
+                    self.shipments.retain(|shipment| shipment.to != replica);
+                    if self.incoming.as_ref().is_some_and(|i| i.from == replica) {
+                        self.incoming = None;
+                    }
+                }
+                Happening::Frame(replica, kind, body) => self.on_frame(replica, kind, body),
+            }
+        }
+    }
+
+    fn on_frame(&mut self, from: ReplicaId, kind: Kind, body: Bytes) {
+        let outcome = match kind {
+            Kind::Turn => Frame::decode(body).map_err(Into::into).and_then(|f| self.parts.order.on_frame(from, f)),
+            Kind::CheckpointRequest => {
+                self.ship_checkpoint(from);
+                Ok(())
+            }
+            Kind::CheckpointChunk => {
+                self.on_chunk(from, body);
+                Ok(())
+            }
+            Kind::Hello | Kind::Refusal => Ok(()),
+        };
+        if let Err(error) = outcome {
+            self.parts.transport.refuse(from, &error.to_string(), &mut self.happenings);
+        }
+    }
+
+    fn on_input(&mut self, input: Input) -> Result<(), String> {
+        match input {
+            Input::Batch(log, batch) => self.parts.order.submit(log, batch),
+            Input::Rounds(streams) => {
+                let all = 0..self.parts.engine.topology.streams as u8;
+                all.filter(|s| streams >> s & 1 == 1).for_each(|s| self.parts.order.want_round(LogId(s)));
+            }
+            Input::Turn | Input::Stop => {}
+            Input::Persisted(turn) => self.parts.order.on_persisted(turn),
+            Input::Snapshot { cut, group, bytes } => self.on_snapshot(cut, group, bytes),
+            Input::Digest { request, cut, group, digest } => self.on_digest(request, cut, group, digest),
+            Input::CheckpointWritten { cut, positions } => self.parts.order.on_checkpoint(cut, positions),
+            Input::CheckpointFailed(text) => eprintln!("psmr: warning: {text}"),
+            Input::CheckpointFetched { cut, positions, groups } => self.install(cut, positions, groups)?,
+            Input::Question { from, connection, question } => {
+                let text = self.answer(question).to_string();
+                from.post(ClientInput::Told { connection, text });
+            }
+            Input::Failed(text) => return Err(text),
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<(), String> {
+        let mut actions = Actions::default();
+        self.parts.order.turn(&mut actions).map_err(|e| e.to_string())?;
+        for (replica, frame) in &actions.frames {
+            self.parts.transport.send(*replica, Kind::Turn, |body| frame.encode(body));
+        }
+        self.ship();
+        // Before the disk: followers work while the leader syncs.
+        self.parts.transport.flush(&mut self.happenings);
+        if let (Some(write), Some(log)) = (actions.write, &self.parts.log) {
+            // The log thread ends only after it has said why, which is in the mailbox then.
+            let _ = log.send(write);
+        }
+        self.parts.workers.schedule(actions.ready);
+        for log in actions.leader_changes {
+            self.parts.clients.iter().for_each(|mailbox| mailbox.post(ClientInput::LeaderChange(log)));
+        }
+        if let (Some(peer), None) = (actions.fetch_checkpoint, &self.incoming) {
+            self.incoming = Some(Incoming::new(peer));
+            self.parts.transport.send(peer, Kind::CheckpointRequest, |_| {});
+            self.parts.transport.flush(&mut self.happenings);
+        }
+        Ok(())
+    }
+
+    fn on_snapshot(&mut self, cut: u64, group: GroupId, bytes: Vec<u8>) {
+        let parts = self.snapshots.entry(cut).or_default();
+        parts.insert(group, bytes);
+        if parts.len() < self.parts.engine.topology.groups {
+            return;
+        }
+        let Some(parts) = self.snapshots.remove(&cut) else { return };
+        let groups: Vec<Bytes> = parts.into_values().map(Bytes::from).collect();
+        let stream_next = checkpoints::stream_positions(&self.parts.engine.topology, &groups);
+        let Some(positions) = self.parts.order.positions(cut, &stream_next) else { return };
+        for shipment in self.shipments.iter_mut().filter(|s| s.waits()) {
+            shipment.load(checkpoints::encode(cut, &positions, &groups));
+        }
+        match self.parts.checkpoints.clone() {
+            None => self.parts.order.on_checkpoint(cut, positions),
+            Some(directory) => {
+                let mailbox = self.parts.mailbox.clone();
+                checkpoints::write_behind(directory, cut, positions, groups, mailbox);
+            }
+        }
+    }
+
+    /// Sends the newest checkpoint to a peer: from disk, or (in `memory` durability) one that is made for it.
+    fn ship_checkpoint(&mut self, to: ReplicaId) {
+        self.shipments.retain(|shipment| shipment.to != to);
+        let newest = self.parts.checkpoints.as_deref().and_then(checkpoints::newest_encoded);
+        if newest.is_none() {
+            self.parts.order.submit_system(System::Checkpoint { replicas: 1 << self.parts.engine.me });
+        }
+        self.shipments.push(Shipment::new(to, newest));
+    }
+
+    fn ship(&mut self) {
+        for shipment in &mut self.shipments {
+            shipment.go_on(&mut self.parts.transport);
+        }
+        self.shipments.retain(|shipment| !shipment.is_done());
+    }
+
+    fn on_chunk(&mut self, from: ReplicaId, body: Bytes) {
+        let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.from == from) else { return };
+        match incoming.add(body) {
+            Ok(None) => {}
+            Ok(Some(whole)) => {
+                self.incoming = Some(Incoming::installing(from));
+                checkpoints::store_behind(self.parts.checkpoints.clone(), whole, self.parts.mailbox.clone());
+            }
+            Err(error) => {
+                self.incoming = None;
+                self.parts.transport.refuse(from, &error, &mut self.happenings);
+            }
+        }
+    }
+
+    fn install(&mut self, cut: u64, positions: Positions, groups: Vec<Bytes>) -> Result<(), String> {
+        self.incoming = None;
+        // Groups that are past the cut now will never add to what was gathered before it.
+        self.snapshots.retain(|gathered, _| *gathered > cut);
+        let mut output = Output::new(self.parts.router.clone());
+        self.parts.workers.pause();
+        for (group, bytes) in self.parts.engine.topology.all().iter().zip(groups) {
+            self.parts.engine.restore(group, cut, bytes, &mut output)?;
+        }
+        self.parts.order.on_checkpoint_installed(cut, positions);
+        self.parts.workers.resume();
+        self.parts.workers.schedule(output.ready);
+        output.hand_on();
+        Ok(())
+    }
+
+    fn on_digest(&mut self, request: u64, cut: u64, group: GroupId, digest: [u64; 2]) {
+        let at = self.digests.iter().position(|(r, _)| *r == request).unwrap_or_else(|| {
+            if self.digests.len() == DIGESTS_KEPT {
+                self.digests.remove(0);
+            }
+            self.digests.push((request, Digest { cut, groups: BTreeMap::new() }));
+            self.digests.len() - 1
+        });
+        let entry = &mut self.digests[at].1;
+        // The command may be in the log twice; the first cut counts.
+        if entry.cut == cut {
+            entry.groups.insert(group, digest);
+        }
+    }
+
+    fn answer(&mut self, question: Question) -> Value {
+        match question {
+            Question::Status => self.status(),
+            Question::Digest { request, start } => {
+                if start {
+                    self.parts.order.submit_system(System::Digest { request });
+                }
+                self.digest(request)
+            }
+        }
+    }
+
+    fn digest(&self, request: u64) -> Value {
+        let found = self.digests.iter().find(|(r, d)| *r == request && d.groups.len() == self.parts.engine.topology.groups);
+        match found {
+            None => json!({"replica": self.parts.engine.me, "digest": null}),
+            Some((_, digest)) => {
+                let [state, bookkeeping] = [0, 1].map(|part| {
+                    let bytes: Vec<u8> = digest.groups.values().flat_map(|d| d[part].to_le_bytes()).collect();
+                    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes))
+                });
+                json!({"replica": self.parts.engine.me, "cut": digest.cut, "digest": state, "bookkeeping": bookkeeping})
+            }
+        }
+    }
+
+    fn status(&self) -> Value {
+        let (engine, topology) = (&self.parts.engine, &self.parts.engine.topology);
+        let logs = self.parts.order.status();
+        let stream = |log: &psmr_core::order::LogStatus| {
+            let id = if log.id == topology.cross() { json!("cross") } else { json!(log.id.0) };
+            json!({"id": id, "role": log.role, "leader": log.leader, "term": log.term, "committed": log.committed})
+        };
+        let group = |group: GroupId| {
+            let stream = topology.stream_of(group);
+            let delivered = engine.delivered(group).0;
+            let committed = logs[stream.index()].committed;
+            json!({"id": group.0, "stream": stream.0, "delivered": delivered, "queue": committed.saturating_sub(delivered),
+                   "parked": engine.is_parked(group)})
+        };
+        let times = self.parts.sync_times.lock().unwrap_or_else(PoisonError::into_inner);
+        let about = &self.parts.about;
+        let known: BTreeMap<ReplicaId, String> = self.parts.addresses.entries().into_iter().collect();
+        let replicas = 1..=self.parts.order.config().replicas;
+        let peers: serde_json::Map<_, _> = replicas.map(|id| (id.to_string(), json!(known.get(&id)))).collect();
+        json!({
+            "id": engine.me,
+            "pid": std::process::id(),
+            "state": if self.is_serving { "serving" } else { "recovering" },
+            "durability": about.durability,
+            "workers": self.parts.workers.len(),
+            "streams": logs.iter().map(stream).collect::<Vec<_>>(),
+            "groups": topology.all().iter().map(group).collect::<Vec<_>>(),
+            "executed": self.parts.workers.executed(),
+            "fdatasync_us": {"count": times.len(), "p50": times.value_at_quantile(0.5), "p99": times.value_at_quantile(0.99),
+                             "max": times.max()},
+            "cluster": about.cluster, "service": about.service, "address": about.client_address, "peer": about.peer_address,
+            "peers": peers,
+        })
+    }
+}
+
+/// How long the consensus thread is waited for at the end.
+pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);

@@ -1,0 +1,391 @@
+//! One replica as a process runs it: opens what is on disk, starts the threads, and ends them.
+//!
+//! ```text
+//! client threads --batches, reads--> consensus thread <--frames--> peers
+//!       ^                              |   |      ^
+//!       |                        ready |   | write| persisted
+//!       |                              v   v      |
+//!       +---- replies ------- workers     log thread
+//! ```
+
+use crate::checkpoints;
+use crate::client::{Client, ClientError, ClientOptions, Direct};
+use crate::client_thread::{ClientThread, GatewayFactory};
+use crate::clock::wall_ms;
+use crate::consensus_thread::{About, ConsensusThread, Input, STOP_TIME_MAX};
+use crate::data_directory::{cluster_text, DataDirectory, Identity};
+use crate::log_storage::{FileLog, FileLogOptions};
+use crate::mailbox::Mailbox;
+use crate::native::{AddressBook, Welcome};
+use crate::router::{ClientInput, Router};
+use crate::transport::{Hello, Transport};
+use crate::worker_thread::Workers;
+use crate::{client_thread, consensus_thread, log_thread};
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use mio::net::TcpListener;
+use psmr_core::client::{ClientProxy, ProxyLimits};
+use psmr_core::command::SessionId;
+use psmr_core::config::Config;
+use psmr_core::entry::ROUTING_VERSION_FIRST;
+use psmr_core::execute::{Engine, Output};
+use psmr_core::gateway::{Gateway, NodeInfo};
+use psmr_core::log::{LogStorage, RecoveredLog};
+use psmr_core::order::{Order, Positions};
+use psmr_core::planted::PlantedErrors;
+use psmr_core::routing::{Topology, HASH_VERSION};
+use psmr_core::service::Service;
+use psmr_core::wire::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// What a replica is started with.
+pub struct NodeConfig {
+    /// The protocol's part.
+    pub core: Config,
+    /// The cluster.
+    pub cluster: [u8; 16],
+    /// Where clients connect; port 0 lets the system choose. `None`: only clients in this process (`Node::direct_client`).
+    pub listen: Option<SocketAddr>,
+    /// Where peers connect. `None`: a cluster of one replica.
+    pub peer_listen: Option<SocketAddr>,
+    /// `peers[i]` is where replica i+1 listens for peers.
+    pub peers: Vec<Option<SocketAddr>>,
+    /// `client_addresses[i]` is where clients connect to replica i+1, as far as that is known before it says so.
+    pub client_addresses: Vec<Option<String>>,
+    /// Threads that execute.
+    pub workers: usize,
+    /// Where the log and the checkpoints are; `None`: `memory` durability.
+    pub data: Option<PathBuf>,
+}
+
+/// Why a replica does not start, or ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeError {
+    /// Wrong configuration, port or directory.
+    Usage(String),
+    /// A failure at run time.
+    Failure(String),
+}
+
+/// A running replica.
+pub struct Node {
+    mailbox: Arc<Mailbox<Input>>,
+    stopping: Arc<AtomicBool>,
+    workers: Arc<Workers>,
+    threads: Vec<JoinHandle<()>>,
+    ended: Mutex<Receiver<Result<(), String>>>,
+    inside: Inside,
+    /// Where clients connect, if they do.
+    pub address: Option<SocketAddr>,
+}
+
+/// What a client in the same process works with.
+#[derive(Clone)]
+pub(crate) struct Inside {
+    pub engine: Arc<Engine>,
+    pub consensus: Arc<Mailbox<Input>>,
+    pub router: Arc<Router>,
+    pub welcome: Welcome,
+    /// The replica has come to its end.
+    pub is_over: Arc<AtomicBool>,
+}
+
+/// The genesis record: what all replicas of a cluster must agree on, for ever.
+fn genesis(config: &NodeConfig, service: &dyn Service) -> Bytes {
+    let mut out = Vec::new();
+    out.u8(1);
+    out.extend_from_slice(&config.cluster);
+    out.u8(config.core.replicas);
+    out.u16(config.core.groups as u16);
+    out.u16(config.core.streams as u16);
+    out.u16(HASH_VERSION);
+    out.u8(u8::from(config.data.is_some()));
+    out.blob(service.name().as_bytes());
+    out.into()
+}
+
+/// What a data directory holds.
+struct Recovered {
+    log: Option<FileLog>,
+    directory: Option<DataDirectory>,
+    logs: Vec<RecoveredLog>,
+    checkpoint: Option<(u64, Positions, Vec<Bytes>)>,
+}
+
+fn recover(config: &NodeConfig, genesis: &Bytes) -> Result<Recovered, NodeError> {
+    let Some(path) = &config.data else {
+        return Ok(Recovered { log: None, directory: None, logs: Vec::new(), checkpoint: None });
+    };
+    let identity = Identity { cluster: config.cluster, replica: config.core.me, incarnation: 0, genesis: genesis.clone() };
+    let directory = DataDirectory::open_or_create(path, identity).map_err(|e| NodeError::Usage(e.to_string()))?;
+    let (log, logs) = FileLog::open(&directory.log_path(), FileLogOptions::default(), config.core.streams + 1)
+        .map_err(|e| NodeError::Failure(e.to_string()))?;
+    let checkpoint = checkpoints::newest(&directory.checkpoints_path()).map_err(NodeError::Failure)?;
+    Ok(Recovered { log: Some(log), directory: Some(directory), logs, checkpoint })
+}
+
+fn listen(address: Option<SocketAddr>, what: &str) -> Result<Option<TcpListener>, NodeError> {
+    let bind = |address| {
+        TcpListener::bind(address).map_err(|e| {
+            NodeError::Usage(format!("cannot listen for {what} on {address}: {e}; choose another port, or stop who uses it"))
+        })
+    };
+    address.map(bind).transpose()
+}
+
+fn address_of(listener: Option<&TcpListener>) -> Result<Option<SocketAddr>, NodeError> {
+    listener.map(TcpListener::local_addr).transpose().map_err(failure)
+}
+
+fn failure(error: std::io::Error) -> NodeError {
+    NodeError::Failure(format!("the system refused what a replica needs: {error}"))
+}
+
+/// A number that no other process has.
+fn random() -> Result<u64, NodeError> {
+    getrandom::u64().map_err(|e| NodeError::Failure(format!("the system gives no random numbers: {e}")))
+}
+
+impl Node {
+    /// Starts a replica of `service`, whose clients speak what `factory` makes.
+    ///
+    /// # Errors
+    /// One line: what is wrong, and what to do.
+    pub fn start(config: NodeConfig, service: Arc<dyn Service>, factory: GatewayFactory) -> Result<Node, NodeError> {
+        config.core.check().map_err(NodeError::Usage)?;
+        let genesis = genesis(&config, &*service);
+        let listener = listen(config.listen, "clients")?;
+        let peer_listener = listen(config.peer_listen, "peers")?;
+        let address = address_of(listener.as_ref())?;
+        let peer_address = address_of(peer_listener.as_ref())?;
+        if peer_listener.is_none() && config.core.replicas > 1 {
+            return Err(NodeError::Usage("a replica of several needs an address where its peers connect".into()));
+        }
+        let address_text = address.map_or(String::new(), |address| address.to_string());
+        let recovered = recover(&config, &genesis)?;
+
+        let core = Config { seed: random()?, genesis: xxhash_rust::xxh3::xxh3_64(&genesis), ..config.core.clone() };
+        let topology = Topology::new(core.groups, core.streams);
+        let engine = Arc::new(Engine::new(core.me, topology.clone(), service.clone(), PlantedErrors::default()));
+        let durable = config.data.is_some();
+        let order = restore(core, &engine, recovered.logs, recovered.checkpoint, durable)?;
+
+        let poll = mio::Poll::new().map_err(failure)?;
+        let mailbox = Arc::new(Mailbox::new(poll.registry(), consensus_thread::MAILBOX).map_err(failure)?);
+        let router = Arc::new(Router::new(mailbox.clone()));
+        let (workers, mut threads) = Workers::start(engine.clone(), router.clone(), config.workers).map_err(failure)?;
+        let sync_times = Arc::new(Mutex::new(
+            Histogram::new_with_bounds(1, 60_000_000, 3)
+                .map_err(|e| NodeError::Failure(format!("no histogram for sync times: {e}")))?,
+        ));
+        let mut log_sender = None;
+        if let Some(mut log) = recovered.log {
+            log.write(&order.start_records()).map_err(NodeError::Failure)?;
+            let (sender, thread) = log_thread::start(Box::new(log), mailbox.clone(), sync_times.clone()).map_err(failure)?;
+            log_sender = Some(sender);
+            threads.push(thread);
+        }
+
+        let stopping = Arc::new(AtomicBool::new(false));
+        let node = NodeInfo {
+            replica: config.core.me,
+            replicas: config.core.replicas,
+            port: address.map_or(0, |address| address.port()),
+            pid: std::process::id(),
+            started_ms: wall_ms(),
+            durability: if durable { "fsync" } else { "memory" },
+            cluster: cluster_text(&config.cluster),
+        };
+        let addresses = Arc::new(AddressBook::default());
+        for (replica, address) in (1..).zip(&config.client_addresses) {
+            address.iter().for_each(|address| addresses.set(replica, address));
+        }
+        let inside = Inside {
+            engine: engine.clone(),
+            consensus: mailbox.clone(),
+            router: router.clone(),
+            welcome: welcome(&config, &topology, &node, service.name()),
+            is_over: Arc::default(),
+        };
+        let mut clients = Vec::new();
+        if let Some(listener) = listener {
+            addresses.set(config.core.me, &address_text);
+            let (client_mailbox, thread) = start_clients(listener, &inside, &addresses, node.clone(), factory, stopping.clone())?;
+            clients.push(client_mailbox);
+            threads.push(thread);
+        }
+
+        let hello = Hello {
+            cluster: config.cluster,
+            genesis: xxhash_rust::xxh3::xxh3_64(&genesis),
+            from: config.core.me,
+            incarnation: if durable { 0 } else { random()? },
+            client_address: address_text.clone(),
+        };
+        let registry = poll.registry().try_clone().map_err(failure)?;
+        let transport = Transport::new(hello, peer_listener, &config.peers, registry).map_err(failure)?;
+        let consensus = ConsensusThread::new(consensus_thread::Parts {
+            order,
+            engine,
+            workers: workers.clone(),
+            router,
+            transport,
+            mailbox: mailbox.clone(),
+            poll,
+            log: log_sender,
+            clients,
+            checkpoints: recovered.directory.as_ref().map(DataDirectory::checkpoints_path),
+            sync_times,
+            addresses,
+            about: About {
+                durability: node.durability,
+                client_address: address_text,
+                peer_address: peer_address.map_or(String::new(), |address| address.to_string()),
+                cluster: node.cluster,
+                service: service.name().into(),
+            },
+        });
+        let (sender, ended) = std::sync::mpsc::channel();
+        let directory = recovered.directory;
+        let is_over = inside.is_over.clone();
+        let run = move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| consensus.run()));
+            let outcome = outcome.unwrap_or_else(|_| Err("the consensus thread panicked".into()));
+            drop(directory);
+            is_over.store(true, Ordering::SeqCst);
+            let _ = sender.send(outcome);
+        };
+        threads.push(thread::Builder::new().name("consensus".into()).spawn(run).map_err(failure)?);
+        Ok(Node { mailbox, stopping, workers, threads, ended: Mutex::new(ended), inside, address })
+    }
+
+    /// A client in this process: it works without sockets, until the replica ends.
+    ///
+    /// # Errors
+    /// If the system has no more descriptors or random numbers.
+    pub fn direct_client(&self, gateway: Box<dyn Gateway>, options: ClientOptions) -> Result<Client, ClientError> {
+        Client::over(Box::new(Direct::new(self.inside.clone())?), gateway, options, &mut || false)
+    }
+
+    /// Waits until the replica ends by itself, at most this long. `None`: it runs on.
+    pub fn wait(&self, time_max: Duration) -> Option<Result<(), String>> {
+        match self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(time_max) {
+            Ok(outcome) => Some(outcome),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Err("the consensus thread is gone".into())),
+        }
+    }
+
+    /// Ends the replica. What it has acknowledged is durable already.
+    pub fn stop(self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.mailbox.post(Input::Stop);
+        let _ = self.wait(STOP_TIME_MAX);
+        self.workers.stop();
+        for thread in self.threads {
+            // A worker may be in a command that does not end: the process does.
+            let deadline = std::time::Instant::now() + STOP_TIME_MAX;
+            while !thread.is_finished() && std::time::Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// What native clients are told of the replica.
+fn welcome(config: &NodeConfig, topology: &Topology, node: &NodeInfo, service: &str) -> Welcome {
+    Welcome {
+        cluster: config.cluster,
+        replica: config.core.me,
+        replicas: config.core.replicas,
+        groups: topology.groups as u16,
+        streams: topology.streams as u16,
+        hash_version: HASH_VERSION,
+        routing_version: ROUTING_VERSION_FIRST,
+        time_ms: 0,
+        is_durable: config.data.is_some(),
+        pid: node.pid,
+        started_ms: node.started_ms,
+        service: service.into(),
+        addresses: Vec::new(),
+    }
+}
+
+/// Starts the thread that serves client connections.
+fn start_clients(
+    listener: TcpListener,
+    inside: &Inside,
+    addresses: &Arc<AddressBook>,
+    node: NodeInfo,
+    factory: GatewayFactory,
+    stopping: Arc<AtomicBool>,
+) -> Result<(Arc<Mailbox<ClientInput>>, JoinHandle<()>), NodeError> {
+    let poll = mio::Poll::new().map_err(failure)?;
+    let mailbox = Arc::new(Mailbox::new(poll.registry(), client_thread::MAILBOX).map_err(failure)?);
+    let topology = inside.engine.topology.clone();
+    let proxy = ClientProxy::new(SessionId(random()?), inside.engine.me, false, topology, ProxyLimits::default());
+    let client = ClientThread::new(client_thread::Parts {
+        poll,
+        mailbox: mailbox.clone(),
+        listener,
+        proxy,
+        engine: inside.engine.clone(),
+        consensus: inside.consensus.clone(),
+        router: inside.router.clone(),
+        node,
+        factory,
+        stopping,
+        directory: Arc::default(),
+        addresses: addresses.clone(),
+        welcome: inside.welcome.clone(),
+    })
+    .map_err(failure)?;
+    let run = move || client.run().map_err(|e| e.to_string());
+    Ok((mailbox, spawn("clients", run, inside.consensus.clone())?))
+}
+
+/// Brings the groups to the checkpoint, and the ordering part behind it.
+fn restore(
+    core: Config,
+    engine: &Arc<Engine>,
+    logs: Vec<RecoveredLog>,
+    checkpoint: Option<(u64, Positions, Vec<Bytes>)>,
+    durable: bool,
+) -> Result<Order, NodeError> {
+    let mut place = None;
+    if let Some((cut, positions, groups)) = checkpoint {
+        let mut output = Output::default();
+        for (group, bytes) in engine.topology.all().iter().zip(groups) {
+            engine.restore(group, cut, bytes, &mut output).map_err(NodeError::Failure)?;
+        }
+        place = Some((cut, positions));
+    }
+    Order::new(core, engine.clone(), logs, place, durable).map_err(|e| NodeError::Failure(e.to_string()))
+}
+
+/// A thread whose failure, or panic, ends the replica.
+fn spawn(
+    name: &str,
+    run: impl FnOnce() -> Result<(), String> + Send + 'static,
+    mailbox: Arc<Mailbox<Input>>,
+) -> Result<JoinHandle<()>, NodeError> {
+    let label = name.to_string();
+    let guarded = move || {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(text)) => mailbox.post(Input::Failed(format!("the thread for {label} failed: {text}"))),
+            Err(_) => mailbox.post(Input::Failed(format!("the thread for {label} panicked"))),
+        }
+    };
+    thread::Builder::new().name(name.into()).spawn(guarded).map_err(failure)
+}

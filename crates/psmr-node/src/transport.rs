@@ -1,0 +1,413 @@
+//! Connections to peers: one per pair, dialled by the replica with the lower number, with a handshake that refuses other
+//! clusters and other versions, and reconnection with backoff. Runs inside the consensus thread.
+
+use crate::peer_frame::{self, Kind};
+use bytes::{Bytes, BytesMut};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use psmr_core::command::ReplicaId;
+use psmr_core::wire::{Reader, Write as _};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// The version of the handshake and of the frames behind it.
+const PROTOCOL_VERSION: u8 = 1;
+
+/// The token of the listener; peers' connections have the tokens after it.
+pub const LISTENER: Token = Token(1);
+const PEERS: usize = 16;
+const GUESTS: usize = 64;
+
+/// Connections that have not said who they are. More are refused.
+const GUESTS_MAX: usize = 16;
+
+/// A guest that has not said who it is by then is shown the door.
+const GUEST_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A peer that lets this much pile up is disconnected; it catches up from the log.
+const BACKLOG_BYTES_MAX: usize = 256 << 20;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// What both sides of a connection must agree on, and what they tell each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The cluster's id.
+    pub cluster: [u8; 16],
+    /// Digest of the genesis record.
+    pub genesis: u64,
+    /// The sender.
+    pub from: ReplicaId,
+    /// Without a disk, a number that this process alone has: a replica that comes back without its memory must not vote
+    /// again. With a disk, 0.
+    pub incarnation: u64,
+    /// The sender's address for clients.
+    pub client_address: String,
+}
+
+impl Hello {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.u8(PROTOCOL_VERSION);
+        out.extend_from_slice(&self.cluster);
+        out.u64(self.genesis);
+        out.u8(self.from);
+        out.u64(self.incarnation);
+        out.blob(self.client_address.as_bytes());
+    }
+
+    fn read(body: Bytes) -> Result<Hello, String> {
+        let text = |e: psmr_core::wire::Malformed| e.to_string();
+        let mut reader = Reader::new(body.clone());
+        let version = reader.u8("handshake version").map_err(text)?;
+        if version != PROTOCOL_VERSION {
+            return Err(format!("it speaks version {version}, this replica speaks {PROTOCOL_VERSION}: run the same release"));
+        }
+        let range = reader.skip(16, "cluster id").map_err(text)?;
+        let mut cluster = [0; 16];
+        cluster.copy_from_slice(&body[range]);
+        let genesis = reader.u64("genesis digest").map_err(text)?;
+        let from = reader.u8("sender").map_err(text)?;
+        let incarnation = reader.u64("incarnation").map_err(text)?;
+        let address = reader.blob("client address").map_err(text)?;
+        Ok(Hello { cluster, genesis, from, incarnation, client_address: String::from_utf8_lossy(&address).into_owned() })
+    }
+}
+
+/// What happened on the connections.
+#[derive(Debug)]
+pub enum Happening {
+    /// The peer can be sent to.
+    Connected(ReplicaId),
+    /// It cannot any more.
+    Disconnected(ReplicaId),
+    /// A frame came.
+    Frame(ReplicaId, Kind, Bytes),
+}
+
+struct Link {
+    stream: TcpStream,
+    input: BytesMut,
+    output: Vec<u8>,
+    written: usize,
+}
+
+impl Link {
+    fn new(stream: TcpStream) -> Link {
+        let _ = stream.set_nodelay(true);
+        Link { stream, input: BytesMut::new(), output: Vec::new(), written: 0 }
+    }
+
+    /// Reads what has come. False: the connection is at its end.
+    fn fill(&mut self, scratch: &mut [u8]) -> bool {
+        loop {
+            match self.stream.read(scratch) {
+                Ok(0) => return false,
+                Ok(count) => {
+                    self.input.extend_from_slice(&scratch[..count]);
+                    if count < scratch.len() {
+                        return true;
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Writes what waits. False: the connection is at its end.
+    fn flush(&mut self) -> bool {
+        while self.written < self.output.len() {
+            match self.stream.write(&self.output[self.written..]) {
+                Ok(0) => return false,
+                Ok(count) => self.written += count,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        self.output.clear();
+        self.written = 0;
+        true
+    }
+}
+
+enum State {
+    /// Nobody is there; when to dial again (if we dial).
+    Apart(Instant),
+    /// Dialled; the handshake is under way.
+    Greeting(Link),
+    /// The peer is there.
+    Together(Link),
+}
+
+struct Peer {
+    address: Option<SocketAddr>,
+    state: State,
+    backoff: Duration,
+    client_address: String,
+    /// The first that the peer greeted with.
+    incarnation: Option<u64>,
+}
+
+/// All connections to peers.
+pub struct Transport {
+    me: Hello,
+    listener: Option<TcpListener>,
+    peers: Vec<Peer>,
+    guests: Vec<Option<(Link, Instant)>>,
+    registry: Registry,
+    scratch: Vec<u8>,
+    warned: Vec<String>,
+}
+
+impl Transport {
+    /// Listens on `listener` (`None`: a replica without peers), and dials the peers with higher numbers. `addresses[i]` is that of replica i+1.
+    ///
+    /// # Errors
+    /// If the listener cannot be polled.
+    pub fn new(
+        me: Hello,
+        mut listener: Option<TcpListener>,
+        addresses: &[Option<SocketAddr>],
+        registry: Registry,
+    ) -> io::Result<Transport> {
+        if let Some(listener) = &mut listener {
+            registry.register(listener, LISTENER, Interest::READABLE)?;
+        }
+        let now = Instant::now();
+        let peer = |address: &Option<SocketAddr>| Peer {
+            address: *address,
+            state: State::Apart(now),
+            backoff: BACKOFF_MIN,
+            client_address: String::new(),
+            incarnation: None,
+        };
+        let peers = addresses.iter().map(peer).collect();
+        let guests = (0..GUESTS_MAX).map(|_| None).collect();
+        Ok(Transport { me, listener, peers, guests, registry, scratch: vec![0; 256 << 10], warned: Vec::new() })
+    }
+
+    /// The address for clients that a peer told, if it ever was connected.
+    pub fn client_address(&self, replica: ReplicaId) -> Option<&str> {
+        let address = &self.peers[usize::from(replica) - 1].client_address;
+        (!address.is_empty()).then_some(address)
+    }
+
+    /// Dials who is due, and drops guests that say nothing. To be called about once per tick.
+    pub fn on_clock(&mut self) {
+        let now = Instant::now();
+        for at in 0..self.peers.len() {
+            let replica = at as ReplicaId + 1;
+            let due = matches!(self.peers[at].state, State::Apart(when) if when <= now);
+            if due && replica > self.me.from {
+                self.dial(at);
+            }
+        }
+        for guest in &mut self.guests {
+            if guest.as_ref().is_some_and(|(_, since)| now - *since > GUEST_TIME_MAX) {
+                *guest = None;
+            }
+        }
+    }
+
+    fn dial(&mut self, at: usize) {
+        let Some(address) = self.peers[at].address else { return };
+        self.peers[at].state = match TcpStream::connect(address) {
+            Ok(stream) => {
+                let mut link = Link::new(stream);
+                peer_frame::encode(Kind::Hello, &mut link.output, |body| self.me.write(body));
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                match self.registry.register(&mut link.stream, Token(PEERS + at), interest) {
+                    Ok(()) => State::Greeting(link),
+                    Err(_) => State::Apart(Instant::now() + BACKOFF_MAX),
+                }
+            }
+            Err(_) => State::Apart(Instant::now() + BACKOFF_MAX),
+        };
+    }
+
+    /// Handles an event of one of the transport's tokens.
+    pub fn on_event(&mut self, event: &mio::event::Event, happenings: &mut Vec<Happening>) {
+        match event.token() {
+            LISTENER => self.accept(),
+            Token(token) if (PEERS..GUESTS).contains(&token) => self.on_peer_event(token - PEERS, event, happenings),
+            Token(token) if (GUESTS..GUESTS + GUESTS_MAX).contains(&token) => self.on_guest_event(token - GUESTS, happenings),
+            _ => {}
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Some(Ok((stream, _))) = self.listener.as_ref().map(TcpListener::accept) {
+            let Some(at) = self.guests.iter().position(Option::is_none) else { continue };
+            let mut link = Link::new(stream);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if self.registry.register(&mut link.stream, Token(GUESTS + at), interest).is_ok() {
+                self.guests[at] = Some((link, Instant::now()));
+            }
+        }
+    }
+
+    fn on_guest_event(&mut self, at: usize, happenings: &mut Vec<Happening>) {
+        let Some((mut link, since)) = self.guests[at].take() else { return };
+        if !link.fill(&mut self.scratch) {
+            return;
+        }
+        let (kind, body) = match peer_frame::decode::<Kind>(&mut link.input) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => {
+                self.guests[at] = Some((link, since));
+                return;
+            }
+            Err(what) => return self.warn(format!("a connection to the peer port sent {what}; it was closed")),
+        };
+        let hello = if kind == Kind::Hello { Hello::read(body) } else { Err("it did not say who it is".into()) };
+        match hello.and_then(|hello| self.check(hello)) {
+            Ok(hello) => {
+                let peer = usize::from(hello.from) - 1;
+                self.part(peer, happenings);
+                if self.registry.deregister(&mut link.stream).is_err() {
+                    return;
+                }
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                if self.registry.register(&mut link.stream, Token(PEERS + peer), interest).is_err() {
+                    return;
+                }
+                peer_frame::encode(Kind::Hello, &mut link.output, |body| self.me.write(body));
+                self.join(peer, link, hello, happenings);
+            }
+            Err(why) => {
+                peer_frame::encode(Kind::Refusal, &mut link.output, |body| body.extend_from_slice(why.as_bytes()));
+                link.flush();
+                self.warn(format!("a connection to the peer port was refused: {why}"));
+            }
+        }
+    }
+
+    /// Whether the other side belongs to this cluster.
+    fn check(&self, hello: Hello) -> Result<Hello, String> {
+        if hello.cluster != self.me.cluster {
+            return Err("it belongs to another cluster: check the addresses of the peers".into());
+        }
+        if hello.genesis != self.me.genesis {
+            return Err("its genesis record differs (replicas, groups, streams): use the same configuration everywhere".into());
+        }
+        let known = usize::from(hello.from) >= 1 && usize::from(hello.from) <= self.peers.len();
+        if !known || hello.from == self.me.from {
+            return Err(format!("it says to be replica {}, which is not a peer", hello.from));
+        }
+        let before = self.peers[usize::from(hello.from) - 1].incarnation;
+        if before.is_some_and(|before| before != hello.incarnation) {
+            return Err(format!("replica {} was started again without its memory, and is lost to this cluster", hello.from));
+        }
+        Ok(hello)
+    }
+
+    fn join(&mut self, at: usize, link: Link, hello: Hello, happenings: &mut Vec<Happening>) {
+        let peer = &mut self.peers[at];
+        peer.state = State::Together(link);
+        peer.backoff = BACKOFF_MIN;
+        peer.client_address = hello.client_address;
+        peer.incarnation = Some(hello.incarnation);
+        happenings.push(Happening::Connected(at as ReplicaId + 1));
+        self.receive(at, happenings);
+    }
+
+    /// Ends the connection to a peer.
+    fn part(&mut self, at: usize, happenings: &mut Vec<Happening>) {
+        let peer = &mut self.peers[at];
+        let when = Instant::now() + peer.backoff;
+        peer.backoff = (peer.backoff * 2).min(BACKOFF_MAX);
+        if let State::Together(_) = std::mem::replace(&mut peer.state, State::Apart(when)) {
+            happenings.push(Happening::Disconnected(at as ReplicaId + 1));
+        }
+    }
+
+    fn on_peer_event(&mut self, at: usize, event: &mio::event::Event, happenings: &mut Vec<Happening>) {
+        let (State::Greeting(link) | State::Together(link)) = &mut self.peers[at].state else { return };
+        let alive = (!event.is_readable() || link.fill(&mut self.scratch)) && (!event.is_writable() || link.flush());
+        if matches!(self.peers[at].state, State::Greeting(_)) {
+            self.greet(at, happenings);
+        } else {
+            self.receive(at, happenings);
+        }
+        if !alive {
+            self.part(at, happenings);
+        }
+    }
+
+    fn greet(&mut self, at: usize, happenings: &mut Vec<Happening>) {
+        let State::Greeting(link) = &mut self.peers[at].state else { return };
+        let hello = match peer_frame::decode(&mut link.input) {
+            Ok(None) => return,
+            Ok(Some((Kind::Hello, body))) => Hello::read(body),
+            Ok(Some((Kind::Refusal, body))) => Err(format!("it says: {}", String::from_utf8_lossy(&body))),
+            Ok(Some(_)) => Err("it did not say who it is".into()),
+            Err(what) => Err(what.into()),
+        };
+        let replica = at as ReplicaId + 1;
+        let checked = hello.and_then(|hello| self.check(hello));
+        let state = std::mem::replace(&mut self.peers[at].state, State::Apart(Instant::now() + BACKOFF_MAX));
+        match (checked, state) {
+            (Ok(hello), State::Greeting(link)) if hello.from == replica => self.join(at, link, hello, happenings),
+            (Ok(hello), _) => self.warn(format!("replica {} answers at the address of replica {replica}", hello.from)),
+            (Err(why), _) => self.warn(format!("the connection to replica {replica} was refused: {why}")),
+        }
+    }
+
+    fn receive(&mut self, at: usize, happenings: &mut Vec<Happening>) {
+        let State::Together(link) = &mut self.peers[at].state else { return };
+        let replica = at as ReplicaId + 1;
+        loop {
+            match peer_frame::decode(&mut link.input) {
+                Ok(Some((kind, body))) => happenings.push(Happening::Frame(replica, kind, body)),
+                Ok(None) => return,
+                Err(what) => {
+                    self.warn(format!("replica {replica} sent {what}; the connection was closed"));
+                    return self.part(at, happenings);
+                }
+            }
+        }
+    }
+
+    /// Queues a frame for a peer, if it is there.
+    pub fn send(&mut self, replica: ReplicaId, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) {
+        if let State::Together(link) = &mut self.peers[usize::from(replica) - 1].state {
+            peer_frame::encode(kind, &mut link.output, write);
+        }
+    }
+
+    /// How many bytes wait to be sent to a peer.
+    pub fn backlog(&self, replica: ReplicaId) -> usize {
+        match &self.peers[usize::from(replica) - 1].state {
+            State::Together(link) => link.output.len() - link.written,
+            _ => 0,
+        }
+    }
+
+    /// Sends what is queued.
+    pub fn flush(&mut self, happenings: &mut Vec<Happening>) {
+        for at in 0..self.peers.len() {
+            let State::Together(link) = &mut self.peers[at].state else { continue };
+            if !link.flush() || link.output.len() - link.written > BACKLOG_BYTES_MAX {
+                self.part(at, happenings);
+            }
+        }
+    }
+
+    /// Ends the connection to a peer that sent what it should not.
+    pub fn refuse(&mut self, replica: ReplicaId, why: &str, happenings: &mut Vec<Happening>) {
+        self.warn(format!("the connection to replica {replica} was closed: {why}"));
+        self.part(usize::from(replica) - 1, happenings);
+    }
+
+    /// Says each thing once.
+    fn warn(&mut self, text: String) {
+        if self.warned.len() < 64 && !self.warned.contains(&text) {
+            eprintln!("psmr: warning: {text}");
+            self.warned.push(text);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The extension module `psmr._psmr`: a thin layer over the Rust crates, with one gate for errors and signals (`gate`).
+
+mod client;
+mod gate;
+mod inspection;
+mod load;
+mod replica;
+mod reply;
+mod services;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("version", env!("CARGO_PKG_VERSION"))?;
+    module.add_function(wrap_pyfunction!(replica::serve, module)?)?;
+    module.add_function(wrap_pyfunction!(inspection::status, module)?)?;
+    module.add_function(wrap_pyfunction!(inspection::verify, module)?)?;
+    module.add_function(wrap_pyfunction!(inspection::explain, module)?)?;
+    module.add_class::<client::Client>()?;
+    module.add_class::<client::Embedded>()?;
+    module.add_class::<load::Load>()?;
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The services that come with the package, by name.
+
+use crate::gate::Error;
+use psmr_core::gateway::Gateway;
+use psmr_core::service::Service;
+use psmr_node::client_thread::GatewayFactory;
+use psmr_services::kv::KvService;
+use psmr_services::resp::table::{self, Dependency};
+use psmr_services::resp::{Limits, RespGateway};
+use serde_json::{json, Value};
+use std::sync::Arc;
+
+/// A service of this package.
+#[derive(Clone, Copy)]
+pub enum Builtin {
+    /// The key-value store, for Redis clients.
+    Kv,
+}
+
+/// The service with this name.
+///
+/// # Errors
+/// If there is none.
+pub fn find(name: &str) -> Result<Builtin, Error> {
+    match name {
+        "kv" => Ok(Builtin::Kv),
+        _ => Err(Error::Usage(format!("there is no service {name:?}: allowed is kv"))),
+    }
+}
+
+impl Builtin {
+    /// C-Dep and C-G, as `psmr explain` shows them.
+    pub fn explain(self) -> Value {
+        let Builtin::Kv = self;
+        let commands = table::explain();
+        let mut dependencies = Vec::new();
+        for (at, one) in commands.iter().enumerate() {
+            for other in &commands[at..] {
+                let when = match table::dependency(one.access, other.access) {
+                    Dependency::Never => continue,
+                    Dependency::SameKey => "same key",
+                    Dependency::SameGroup => "same group",
+                    Dependency::Always => "always",
+                };
+                dependencies.push(json!({"a": one.name, "b": other.name, "when": when}));
+            }
+        }
+        let group = |c: &table::CommandInfo| json!({"command": c.name, "groups": c.gamma, "mode": c.mode});
+        let groups: Vec<Value> = commands.iter().map(group).collect();
+        json!({"service": "kv", "c_dep": dependencies, "c_g": groups})
+    }
+
+    /// The service, and what makes the gateways of its clients.
+    pub fn make(self) -> (Arc<dyn Service>, GatewayFactory) {
+        match self {
+            Builtin::Kv => {
+                let factory = |id: u64| Box::new(RespGateway::new(id, Limits::default())) as Box<dyn Gateway>;
+                (Arc::new(KvService), Arc::new(factory))
+            }
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! Commands of the key-value service as bytes: what is in the log. One byte says which, the rest are its fields; lengths
+//! and counts take one byte up to 127.
+
+use std::fmt;
+
+/// When a key expires, as a command says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never.
+    Never,
+    /// As it was.
+    Keep,
+    /// So many milliseconds after the command's execution.
+    AfterMs(i64),
+    /// At this time, in milliseconds since 1970.
+    AtMs(i64),
+}
+
+/// Under which condition a key is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetIf {
+    /// Always.
+    Always,
+    /// Only if it is not there.
+    Absent,
+    /// Only if it is there.
+    Present,
+}
+
+/// Under which conditions a new expiry replaces the old one; all that are set must hold. No expiry is later than any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpireIf {
+    /// There was none.
+    pub absent: bool,
+    /// There was one.
+    pub present: bool,
+    /// It becomes later.
+    pub later: bool,
+    /// It becomes earlier.
+    pub earlier: bool,
+}
+
+/// A command.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Operation<'a> {
+    /// The value of a key.
+    Get { key: &'a [u8] },
+    /// Sets a key. `get`: the reply is the value before, else done or, if the condition did not hold, null.
+    Set { key: &'a [u8], value: &'a [u8], expiry: Expiry, condition: SetIf, get: bool },
+    /// Removes keys; the reply is how many were there.
+    Delete { keys: Items<'a> },
+    /// How many of the keys are there.
+    Exists { keys: Items<'a> },
+    /// The values of keys.
+    GetMany { keys: Items<'a> },
+    /// Sets keys: the items are key, value, key, value...
+    SetMany { pairs: Items<'a> },
+    /// Adds to the number that a key's value is in decimal.
+    Increment { key: &'a [u8], delta: i64 },
+    /// Appends to a value; the reply is the length after.
+    Append { key: &'a [u8], suffix: &'a [u8] },
+    /// The length of a value.
+    Length { key: &'a [u8] },
+    /// Changes a key's expiry; the reply is 1 if it did, else 0.
+    Expire { key: &'a [u8], expiry: Expiry, condition: ExpireIf },
+    /// The time until a key expires in milliseconds; -1 if it does not, -2 if it is not there.
+    TimeToLive { key: &'a [u8] },
+    /// Removes a key's expiry; the reply is 1 if there was one, else 0.
+    Persist { key: &'a [u8] },
+    /// How many keys there are.
+    Size,
+    /// Removes all keys.
+    Clear,
+    /// Keys of one group from a position on: the reply is a list of the next position and a list of keys that match.
+    Scan { position: u64, count: u64, pattern: &'a [u8] },
+}
+
+/// A list of strings in a command.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Items<'a> {
+    count: usize,
+    bytes: &'a [u8],
+}
+
+impl Items<'_> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl<'a> Items<'a> {
+    /// The strings two by two.
+    pub fn pairs(mut self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        std::iter::from_fn(move || Some((self.next()?, self.next()?)))
+    }
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.count == 0 {
+            return None;
+        }
+        self.count -= 1;
+        let (item, rest) = split_string(self.bytes)?;
+        self.bytes = rest;
+        Some(item)
+    }
+}
+
+impl fmt::Debug for Items<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(*self).finish()
+    }
+}
+
+const GET: u8 = 1;
+const SET: u8 = 2;
+const DELETE: u8 = 3;
+const EXISTS: u8 = 4;
+const GET_MANY: u8 = 5;
+const SET_MANY: u8 = 6;
+const INCREMENT: u8 = 7;
+const APPEND: u8 = 8;
+const LENGTH: u8 = 9;
+const EXPIRE: u8 = 10;
+const TIME_TO_LIVE: u8 = 11;
+const PERSIST: u8 = 12;
+const SIZE: u8 = 13;
+const CLEAR: u8 = 14;
+const SCAN: u8 = 15;
+
+const SET_ABSENT: u8 = 1;
+const SET_PRESENT: u8 = 2;
+const SET_GET: u8 = 4;
+const EXPIRY_SHIFT: u8 = 4;
+const EXPIRY_KEEP: u8 = 1;
+const EXPIRY_AFTER: u8 = 2;
+const EXPIRY_AT: u8 = 3;
+
+/// Appends commands to a buffer.
+pub struct Encoder<'b>(pub &'b mut Vec<u8>);
+
+impl Encoder<'_> {
+    /// [`Operation::Get`]
+    #[inline]
+    pub fn get(self, key: &[u8]) {
+        self.0.push(GET);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Set`]
+    #[inline]
+    pub fn set(self, key: &[u8], value: &[u8], expiry: Expiry, condition: SetIf, get: bool) {
+        let condition = match condition {
+            SetIf::Always => 0,
+            SetIf::Absent => SET_ABSENT,
+            SetIf::Present => SET_PRESENT,
+        };
+        self.0.push(SET);
+        push_expiry(self.0, expiry, condition | if get { SET_GET } else { 0 });
+        push_string(self.0, key);
+        self.0.extend_from_slice(value);
+    }
+
+    /// [`Operation::Delete`]
+    pub fn delete<'k>(self, count: usize, keys: impl Iterator<Item = &'k [u8]>) {
+        self.items(DELETE, count, keys);
+    }
+
+    /// [`Operation::Exists`]
+    pub fn exists<'k>(self, count: usize, keys: impl Iterator<Item = &'k [u8]>) {
+        self.items(EXISTS, count, keys);
+    }
+
+    /// [`Operation::GetMany`]
+    pub fn get_many<'k>(self, count: usize, keys: impl Iterator<Item = &'k [u8]>) {
+        self.items(GET_MANY, count, keys);
+    }
+
+    /// [`Operation::SetMany`]; `count` is twice the number of pairs.
+    pub fn set_many<'k>(self, count: usize, keys_and_values: impl Iterator<Item = &'k [u8]>) {
+        self.items(SET_MANY, count, keys_and_values);
+    }
+
+    fn items<'k>(self, code: u8, count: usize, items: impl Iterator<Item = &'k [u8]>) {
+        self.0.push(code);
+        push_varint(self.0, count as u64);
+        items.for_each(|item| push_string(self.0, item));
+    }
+
+    /// [`Operation::Increment`]
+    #[inline]
+    pub fn increment(self, key: &[u8], delta: i64) {
+        self.0.push(INCREMENT);
+        self.0.extend_from_slice(&delta.to_le_bytes());
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Append`]
+    pub fn append(self, key: &[u8], suffix: &[u8]) {
+        self.0.push(APPEND);
+        push_string(self.0, key);
+        self.0.extend_from_slice(suffix);
+    }
+
+    /// [`Operation::Length`]
+    pub fn length(self, key: &[u8]) {
+        self.0.push(LENGTH);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Expire`]
+    pub fn expire(self, key: &[u8], expiry: Expiry, condition: ExpireIf) {
+        let ExpireIf { absent, present, later, earlier } = condition;
+        let flags = [absent, present, later, earlier].iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
+        self.0.push(EXPIRE);
+        push_expiry(self.0, expiry, flags);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::TimeToLive`]
+    pub fn time_to_live(self, key: &[u8]) {
+        self.0.push(TIME_TO_LIVE);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Persist`]
+    pub fn persist(self, key: &[u8]) {
+        self.0.push(PERSIST);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Size`]
+    pub fn size(self) {
+        self.0.push(SIZE);
+    }
+
+    /// [`Operation::Clear`]
+    pub fn clear(self) {
+        self.0.push(CLEAR);
+    }
+
+    /// [`Operation::Scan`]
+    pub fn scan(self, position: u64, count: u64, pattern: &[u8]) {
+        self.0.push(SCAN);
+        push_varint(self.0, position);
+        push_varint(self.0, count);
+        self.0.extend_from_slice(pattern);
+    }
+}
+
+impl<'a> Operation<'a> {
+    /// What an `Encoder` wrote; `None` if the bytes are no command.
+    #[inline]
+    pub fn decode(bytes: &'a [u8]) -> Option<Operation<'a>> {
+        let (code, rest) = bytes.split_first()?;
+        Some(match *code {
+            GET => Operation::Get { key: rest },
+            SET => {
+                let (flags, expiry, rest) = split_expiry(rest)?;
+                let (key, value) = split_string(rest)?;
+                let condition = match flags & !SET_GET {
+                    0 => SetIf::Always,
+                    SET_ABSENT => SetIf::Absent,
+                    SET_PRESENT => SetIf::Present,
+                    _ => return None,
+                };
+                Operation::Set { key, value, expiry, condition, get: flags & SET_GET != 0 }
+            }
+            INCREMENT => {
+                let (delta, key) = rest.split_first_chunk()?;
+                Operation::Increment { key, delta: i64::from_le_bytes(*delta) }
+            }
+            DELETE => Operation::Delete { keys: items(rest)? },
+            EXISTS => Operation::Exists { keys: items(rest)? },
+            GET_MANY => Operation::GetMany { keys: items(rest)? },
+            SET_MANY => Operation::SetMany { pairs: items(rest).filter(|items| items.count % 2 == 0)? },
+            APPEND => {
+                let (key, suffix) = split_string(rest)?;
+                Operation::Append { key, suffix }
+            }
+            LENGTH => Operation::Length { key: rest },
+            EXPIRE => {
+                let (flags, expiry, key) = split_expiry(rest)?;
+                let has = |bit: u8| flags & bit != 0;
+                let condition = ExpireIf { absent: has(1), present: has(2), later: has(4), earlier: has(8) };
+                matches!(expiry, Expiry::AfterMs(_) | Expiry::AtMs(_)).then_some(Operation::Expire { key, expiry, condition })?
+            }
+            TIME_TO_LIVE => Operation::TimeToLive { key: rest },
+            PERSIST => Operation::Persist { key: rest },
+            SIZE if rest.is_empty() => Operation::Size,
+            CLEAR if rest.is_empty() => Operation::Clear,
+            SCAN => {
+                let (position, rest) = split_varint(rest)?;
+                let (count, pattern) = split_varint(rest)?;
+                Operation::Scan { position, count, pattern }
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Checks that all of `bytes` is the list that its head says, so that a command is executed as a whole or not at all.
+fn items(bytes: &[u8]) -> Option<Items<'_>> {
+    let (count, bytes) = split_varint(bytes)?;
+    let mut rest = bytes;
+    for _ in 0..count {
+        rest = split_string(rest)?.1;
+    }
+    rest.is_empty().then_some(Items { count: count as usize, bytes })
+}
+
+#[inline]
+fn push_expiry(out: &mut Vec<u8>, expiry: Expiry, flags: u8) {
+    let (kind, ms) = match expiry {
+        Expiry::Never => (0, None),
+        Expiry::Keep => (EXPIRY_KEEP, None),
+        Expiry::AfterMs(ms) => (EXPIRY_AFTER, Some(ms)),
+        Expiry::AtMs(ms) => (EXPIRY_AT, Some(ms)),
+    };
+    out.push(kind << EXPIRY_SHIFT | flags);
+    if let Some(ms) = ms {
+        out.extend_from_slice(&ms.to_le_bytes());
+    }
+}
+
+#[inline]
+fn split_expiry(bytes: &[u8]) -> Option<(u8, Expiry, &[u8])> {
+    let (head, rest) = bytes.split_first()?;
+    let flags = head & ((1 << EXPIRY_SHIFT) - 1);
+    match head >> EXPIRY_SHIFT {
+        0 => Some((flags, Expiry::Never, rest)),
+        EXPIRY_KEEP => Some((flags, Expiry::Keep, rest)),
+        kind @ (EXPIRY_AFTER | EXPIRY_AT) => {
+            let (ms, rest) = rest.split_first_chunk()?;
+            let ms = i64::from_le_bytes(*ms);
+            Some((flags, if kind == EXPIRY_AT { Expiry::AtMs(ms) } else { Expiry::AfterMs(ms) }, rest))
+        }
+        _ => None,
+    }
+}
+
+#[inline]
+fn push_string(out: &mut Vec<u8>, string: &[u8]) {
+    push_varint(out, string.len() as u64);
+    out.extend_from_slice(string);
+}
+
+#[inline]
+fn split_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = split_varint(bytes)?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
+}
+
+/// Seven bits a byte, the low ones first; the high bit says that more follow.
+#[inline]
+fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+#[inline]
+fn split_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    if *first < 0x80 {
+        return Some((u64::from(*first), rest));
+    }
+    let mut value = u64::from(*first & 0x7f);
+    for (at, byte) in rest.iter().take(9).enumerate() {
+        value |= u64::from(*byte & 0x7f) << (7 * (at + 1));
+        if *byte < 0x80 {
+            return Some((value, &rest[at + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(write: impl FnOnce(Encoder<'_>)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write(Encoder(&mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn a_small_set_has_three_bytes_beyond_key_and_value() {
+        let bytes = encoded(|e| e.set(b"key", b"value", Expiry::Never, SetIf::Always, false));
+        assert_eq!(bytes.len(), 3 + 8);
+    }
+
+    #[test]
+    fn commands_come_back_as_they_were_written() {
+        let (key, long) = (&b"key"[..], vec![7; 300]);
+        for expiry in [Expiry::Never, Expiry::Keep, Expiry::AfterMs(-1), Expiry::AtMs(i64::MAX)] {
+            for condition in [SetIf::Always, SetIf::Absent, SetIf::Present] {
+                for get in [false, true] {
+                    let bytes = encoded(|e| e.set(key, &long, expiry, condition, get));
+                    assert_eq!(Operation::decode(&bytes), Some(Operation::Set { key, value: &long, expiry, condition, get }));
+                }
+            }
+        }
+        for bits in 0..16 {
+            let has = |bit| bits & bit != 0;
+            let condition = ExpireIf { absent: has(1), present: has(2), later: has(4), earlier: has(8) };
+            let expiry = Expiry::AfterMs(5);
+            let bytes = encoded(|e| e.expire(key, expiry, condition));
+            assert_eq!(Operation::decode(&bytes), Some(Operation::Expire { key, expiry, condition }));
+        }
+        let bytes = encoded(|e| e.set_many(4, [key, &long, b"", key].into_iter()));
+        let Some(Operation::SetMany { pairs }) = Operation::decode(&bytes) else { panic!("no pairs") };
+        assert_eq!(pairs.pairs().collect::<Vec<_>>(), [(key, &long[..]), (b"", key)]);
+        let bytes = encoded(|e| e.scan(u64::MAX, 300, b"*"));
+        assert_eq!(Operation::decode(&bytes), Some(Operation::Scan { position: u64::MAX, count: 300, pattern: b"*" }));
+        let bytes = encoded(|e| e.increment(key, i64::MIN));
+        assert_eq!(Operation::decode(&bytes), Some(Operation::Increment { key, delta: i64::MIN }));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, code in 0..20u8) {
+            let mut bytes = bytes;
+            bytes.insert(0, code);
+            if let Some(Operation::Delete { keys } | Operation::SetMany { pairs: keys }) = Operation::decode(&bytes) {
+                assert_eq!(keys.count(), keys.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Replies of the key-value service: neutral values that any client protocol can translate.
+//!
+//! ```text
+//! reply = 0                          done
+//!       | 1                          nothing there
+//!       | 2, i64                     a number
+//!       | 3, length u32, bytes       a string
+//!       | 4, count u32, reply...     a list
+//!       | 5, kind u8                 an error
+//! ```
+//! All numbers are little-endian.
+
+/// Why a command was not executed. Nothing of it has taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum KvError {
+    /// The value is no integer of 64 bits.
+    NotAnInteger = 1,
+    /// The sum does not fit 64 bits.
+    Overflow = 2,
+    /// The value would become longer than [`super::VALUE_BYTES_MAX`].
+    TooLong = 3,
+    /// The expiry is beyond the end of time.
+    ExpireTime = 4,
+    /// A key is not in a group of γ: a defect of the client proxy.
+    OutsideGamma = 5,
+    /// The bytes are no command of this version, or not one that may be executed in this way.
+    Malformed = 6,
+}
+
+impl KvError {
+    const ALL: [KvError; 6] = [
+        KvError::NotAnInteger,
+        KvError::Overflow,
+        KvError::TooLong,
+        KvError::ExpireTime,
+        KvError::OutsideGamma,
+        KvError::Malformed,
+    ];
+}
+
+const DONE: u8 = 0;
+const NULL: u8 = 1;
+const INTEGER: u8 = 2;
+const BYTES: u8 = 3;
+const LIST: u8 = 4;
+const ERROR: u8 = 5;
+
+/// Appends replies to a buffer.
+pub trait WriteReply {
+    /// Done, nothing to say.
+    fn done(&mut self);
+    /// There is nothing.
+    fn null(&mut self);
+    /// A number.
+    fn integer(&mut self, value: i64);
+    /// A string.
+    fn string(&mut self, value: &[u8]);
+    /// The head of a list: `count` replies follow.
+    fn list(&mut self, count: usize);
+    /// An error.
+    fn error(&mut self, kind: KvError);
+}
+
+impl WriteReply for Vec<u8> {
+    #[inline]
+    fn done(&mut self) {
+        self.push(DONE);
+    }
+
+    #[inline]
+    fn null(&mut self) {
+        self.push(NULL);
+    }
+
+    #[inline]
+    fn integer(&mut self, value: i64) {
+        self.push(INTEGER);
+        self.extend_from_slice(&value.to_le_bytes());
+    }
+
+    #[inline]
+    fn string(&mut self, value: &[u8]) {
+        self.push(BYTES);
+        self.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.extend_from_slice(value);
+    }
+
+    fn list(&mut self, count: usize) {
+        self.push(LIST);
+        self.extend_from_slice(&(count as u32).to_le_bytes());
+    }
+
+    fn error(&mut self, kind: KvError) {
+        self.push(ERROR);
+        self.push(kind as u8);
+    }
+}
+
+/// A reply, or the head of one: the replies of a list follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply<'a> {
+    /// Done, nothing to say.
+    Done,
+    /// There is nothing.
+    Null,
+    /// A number.
+    Integer(i64),
+    /// A string.
+    String(&'a [u8]),
+    /// A list: so many replies follow.
+    List(usize),
+    /// An error.
+    Error(KvError),
+}
+
+/// The next reply at the start of `bytes`, and what follows it; `None` if there is no whole one.
+#[inline]
+pub fn split_reply(bytes: &[u8]) -> Option<(Reply<'_>, &[u8])> {
+    let (tag, rest) = bytes.split_first()?;
+    match *tag {
+        DONE => Some((Reply::Done, rest)),
+        NULL => Some((Reply::Null, rest)),
+        INTEGER => {
+            let (value, rest) = rest.split_first_chunk()?;
+            Some((Reply::Integer(i64::from_le_bytes(*value)), rest))
+        }
+        BYTES => {
+            let (length, rest) = rest.split_first_chunk()?;
+            let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+            Some((Reply::String(value), rest))
+        }
+        LIST => {
+            let (count, rest) = rest.split_first_chunk()?;
+            Some((Reply::List(u32::from_le_bytes(*count) as usize), rest))
+        }
+        ERROR => {
+            let (kind, rest) = rest.split_first()?;
+            KvError::ALL.into_iter().find(|k| *k as u8 == *kind).map(|kind| (Reply::Error(kind), rest))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_come_back_as_they_were_written() {
+        let mut bytes = Vec::new();
+        bytes.list(2);
+        bytes.string(b"ab");
+        bytes.integer(-7);
+        bytes.done();
+        bytes.null();
+        KvError::ALL.into_iter().for_each(|kind| bytes.error(kind));
+        let mut expected = vec![Reply::List(2), Reply::String(b"ab"), Reply::Integer(-7), Reply::Done, Reply::Null];
+        expected.extend(KvError::ALL.map(Reply::Error));
+        let (mut rest, mut found) = (&bytes[..], Vec::new());
+        while let Some((reply, after)) = split_reply(rest) {
+            found.push(reply);
+            rest = after;
+        }
+        assert_eq!((found, rest.len()), (expected, 0));
+        assert_eq!(split_reply(&bytes[5..9]), None);
+    }
+}

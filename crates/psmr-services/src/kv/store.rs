@@ -1,0 +1,264 @@
+//! The state of one group: entries ordered by their keys' hashes, and an index of what expires when.
+//!
+//! Order by hash serves everything at once: a search compares numbers instead of keys, the hash is needed for the slot
+//! anyway, a position is a number that writes cannot invalidate (SCAN), and equal contents have one order (snapshots).
+//! `examples/kv_map` measures maps for this; the standard library's is as fast as a B+-tree of our own, and simpler.
+
+use super::bytes::{Key, Value};
+use std::collections::btree_map::{BTreeMap, Entry as MapEntry};
+use std::collections::BTreeSet;
+
+struct Entry {
+    key: Key,
+    value: Value,
+}
+
+/// The entries of a group.
+pub struct Store {
+    /// By hash. Of several keys with one hash, one is here, the others are in `collided`.
+    entries: BTreeMap<u64, Entry>,
+    /// Keys whose hash is that of a key in `entries`.
+    collided: BTreeMap<(u64, Key), Value>,
+    /// Everything that expires, by time. The hash saves computing it again.
+    due: BTreeSet<(u64, u64, Key)>,
+    /// The time of the first in `due`; the end of time if there is none.
+    due_next_ms: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store { entries: BTreeMap::new(), collided: BTreeMap::new(), due: BTreeSet::new(), due_next_ms: u64::MAX }
+    }
+}
+
+impl Store {
+    /// How many keys there are, expired ones that have not been removed included.
+    pub fn len(&self) -> usize {
+        self.entries.len() + self.collided.len()
+    }
+
+    /// How many keys have expired at `now_ms` but have not been removed.
+    pub fn expired_count(&self, now_ms: u64) -> usize {
+        if self.due_next_ms > now_ms {
+            return 0;
+        }
+        self.due.iter().take_while(|(expires_ms, ..)| *expires_ms <= now_ms).count()
+    }
+
+    /// The value of a key, expired or not.
+    #[inline]
+    pub fn get(&self, hash: u64, key: &[u8]) -> Option<&Value> {
+        let entry = self.entries.get(&hash)?;
+        if entry.key.bytes() == key {
+            return Some(&entry.value);
+        }
+        self.collided_get(hash, key)
+    }
+
+    #[cold]
+    fn collided_get(&self, hash: u64, key: &[u8]) -> Option<&Value> {
+        self.collided.get(&(hash, Key::new(key)))
+    }
+
+    /// The value of a key, to be changed; if it has expired at `now_ms`, it is removed instead.
+    #[inline]
+    pub fn live_mut(&mut self, hash: u64, key: &[u8], now_ms: u64) -> Option<&mut Value> {
+        if self.due_next_ms <= now_ms {
+            self.remove_if_expired(hash, key, now_ms);
+        }
+        let entry = self.entries.get_mut(&hash)?;
+        if entry.key.bytes() == key {
+            return Some(&mut entry.value);
+        }
+        self.collided.get_mut(&(hash, Key::new(key)))
+    }
+
+    #[cold]
+    fn remove_if_expired(&mut self, hash: u64, key: &[u8], now_ms: u64) {
+        if self.get(hash, key).and_then(Value::expires_ms).is_some_and(|expires_ms| expires_ms <= now_ms) {
+            self.remove(hash, key);
+        }
+    }
+
+    /// Adds a key that is not there.
+    pub fn add(&mut self, hash: u64, key: &[u8], value: Value) {
+        let key = Key::new(key);
+        if let Some(expires_ms) = value.expires_ms() {
+            self.due_add(expires_ms, hash, key.clone());
+        }
+        match self.entries.entry(hash) {
+            MapEntry::Vacant(place) => drop(place.insert(Entry { key, value })),
+            MapEntry::Occupied(_) => drop(self.collided.insert((hash, key), value)),
+        }
+    }
+
+    /// Removes a key; whether it was there.
+    pub fn remove(&mut self, hash: u64, key: &[u8]) -> bool {
+        let Some(value) = self.remove_entry(hash, key) else { return false };
+        if let Some(expires_ms) = value.expires_ms() {
+            self.due_remove(expires_ms, hash, Key::new(key));
+        }
+        true
+    }
+
+    fn remove_entry(&mut self, hash: u64, key: &[u8]) -> Option<Value> {
+        let entry = self.entries.get(&hash)?;
+        if entry.key.bytes() != key {
+            return self.collided.remove(&(hash, Key::new(key)));
+        }
+        let removed = self.entries.remove(&hash)?;
+        if !self.collided.is_empty() {
+            let heir = self.collided.range((hash, Key::new(b""))..).next().map(|(at, _)| at.clone()).filter(|(h, _)| *h == hash);
+            if let Some(value) = heir.as_ref().and_then(|at| self.collided.remove(at)) {
+                self.entries.insert(hash, Entry { key: heir.map_or(Key::new(b""), |(_, key)| key), value });
+            }
+        }
+        Some(removed.value)
+    }
+
+    /// Sets or removes the expiry of a key that is there.
+    pub fn set_expires_ms(&mut self, hash: u64, key: &[u8], expires_ms: Option<u64>) {
+        let Some(value) = self.live_mut(hash, key, 0) else { return };
+        let before = value.expires_ms();
+        if before == expires_ms {
+            return;
+        }
+        value.set_expires_ms(expires_ms);
+        if let Some(before) = before {
+            self.due_remove(before, hash, Key::new(key));
+        }
+        if let Some(expires_ms) = expires_ms {
+            self.due_add(expires_ms, hash, Key::new(key));
+        }
+    }
+
+    fn due_add(&mut self, expires_ms: u64, hash: u64, key: Key) {
+        self.due.insert((expires_ms, hash, key));
+        self.due_next_ms = self.due_next_ms.min(expires_ms);
+    }
+
+    fn due_remove(&mut self, expires_ms: u64, hash: u64, key: Key) {
+        self.due.remove(&(expires_ms, hash, key));
+        self.due_next_ms = self.due.first().map_or(u64::MAX, |(expires_ms, ..)| *expires_ms);
+    }
+
+    /// Removes keys that have expired at `now_ms`, `limit` at most.
+    #[inline]
+    pub fn remove_expired(&mut self, now_ms: u64, limit: usize) {
+        for _ in 0..limit {
+            if self.due_next_ms > now_ms {
+                return;
+            }
+            if let Some((_, hash, key)) = self.due.pop_first() {
+                self.remove_entry(hash, key.bytes());
+            }
+            self.due_next_ms = self.due.first().map_or(u64::MAX, |(expires_ms, ..)| *expires_ms);
+        }
+    }
+
+    /// Removes everything.
+    pub fn clear(&mut self) {
+        *self = Store::default();
+    }
+
+    /// Calls `each` with hash, key and value, from `hash` on in ascending order of hash and key, until it returns false.
+    pub fn visit_from<'a>(&'a self, hash: u64, mut each: impl FnMut(u64, &'a [u8], &'a Value) -> bool) {
+        for (hash, entry) in self.entries.range(hash..) {
+            if self.collided.is_empty() {
+                if !each(*hash, entry.key.bytes(), &entry.value) {
+                    return;
+                }
+                continue;
+            }
+            let others = self.collided.range((*hash, Key::new(b""))..).take_while(|((h, _), _)| h == hash);
+            let mut same: Vec<(&[u8], &Value)> = others.map(|((_, key), value)| (key.bytes(), value)).collect();
+            same.push((entry.key.bytes(), &entry.value));
+            same.sort_by_key(|(key, _)| *key);
+            if !same.into_iter().all(|(key, value)| each(*hash, key, value)) {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hash and key: value and expiry.
+    type Model = BTreeMap<(u64, Vec<u8>), (Vec<u8>, Option<u64>)>;
+
+    fn check(store: &Store, model: &Model) {
+        let mut all = Vec::new();
+        store.visit_from(0, |hash, key, value| {
+            all.push(((hash, key.to_vec()), (value.bytes().to_vec(), value.expires_ms())));
+            true
+        });
+        assert_eq!(all, model.clone().into_iter().collect::<Vec<_>>());
+        assert_eq!(store.len(), model.len());
+        let mut times: Vec<u64> = model.values().filter_map(|(_, expires_ms)| *expires_ms).collect();
+        times.sort_unstable();
+        assert_eq!(store.due.iter().map(|(expires_ms, ..)| *expires_ms).collect::<Vec<_>>(), times);
+        assert_eq!(store.due_next_ms, times.first().copied().unwrap_or(u64::MAX));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn keys_of_one_hash_are_told_apart(steps in proptest::collection::vec((0..5u8, 0..12u8, 1..40u64), 0..300)) {
+            let (mut store, mut model) = (Store::default(), Model::new());
+            for (step, k, n) in steps {
+                let (hash, key) = (u64::from(k % 3), vec![k; 1 + usize::from(k) * 3]);
+                let at = (hash, key.clone());
+                match step {
+                    0 | 1 => match store.live_mut(hash, &key, 0) {
+                        Some(value) => {
+                            value.assign(&[n as u8; 20]);
+                            model.get_mut(&at).unwrap().0 = vec![n as u8; 20];
+                        }
+                        None => {
+                            let mut value = Value::new(b"new");
+                            value.set_expires_ms((n < 20).then_some(n));
+                            store.add(hash, &key, value);
+                            assert_eq!(model.insert(at, (b"new".to_vec(), (n < 20).then_some(n))), None);
+                        }
+                    },
+                    2 => assert_eq!(store.remove(hash, &key), model.remove(&at).is_some()),
+                    3 => {
+                        let expires_ms = (n < 30).then_some(n);
+                        store.set_expires_ms(hash, &key, expires_ms);
+                        if let Some(value) = model.get_mut(&at) { value.1 = expires_ms; }
+                    }
+                    _ => {
+                        assert_eq!(store.expired_count(n), model.values().filter(|(_, e)| e.is_some_and(|e| e <= n)).count());
+                        store.remove_expired(n, 1000);
+                        model.retain(|_, (_, expires_ms)| expires_ms.is_none_or(|e| e > n));
+                    }
+                }
+                check(&store, &model);
+            }
+        }
+    }
+
+    #[test]
+    fn a_touched_key_that_has_expired_is_removed() {
+        let mut store = Store::default();
+        let mut value = Value::new(b"v");
+        value.set_expires_ms(Some(10));
+        store.add(1, b"k", value);
+        assert!(store.live_mut(1, b"k", 9).is_some());
+        assert!(store.live_mut(1, b"k", 10).is_none());
+        assert_eq!(store.len(), 0);
+    }
+
+    #[test]
+    fn no_more_expired_keys_than_allowed_are_removed_at_once() {
+        let mut store = Store::default();
+        for hash in 0..10u64 {
+            let mut value = Value::new(b"v");
+            value.set_expires_ms(Some(hash));
+            store.add(hash, &hash.to_le_bytes(), value);
+        }
+        store.remove_expired(7, 3);
+        assert_eq!((store.len(), store.expired_count(7)), (7, 5));
+    }
+}

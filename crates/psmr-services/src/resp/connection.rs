@@ -1,0 +1,166 @@
+//! Commands that concern the connection alone: the replica answers them at once.
+
+use super::{shown, Request, RespGateway, REDIS_VERSION};
+use crate::kv::parse_integer;
+use psmr_core::gateway::Sink;
+
+/// What clients and libraries may be called: printable ASCII without spaces.
+fn is_printable(text: &[u8]) -> bool {
+    text.iter().all(|b| (b'!'..=b'~').contains(b))
+}
+
+const BAD_NAME: &[u8] = b"ERR Client names cannot contain spaces, newlines or special characters.";
+
+pub fn ping(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    match request.count() {
+        1 => gateway.answer(sink, |writer| writer.simple("PONG")),
+        2 => gateway.answer(sink, |writer| writer.bulk(request.argument(1))),
+        _ => gateway.answer_error(sink, &request.arity_error()),
+    }
+}
+
+pub fn echo(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.answer(sink, |writer| writer.bulk(request.argument(1)));
+}
+
+pub fn hello(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let is_resp3 = match apply_hello(gateway, request) {
+        Ok(is_resp3) => is_resp3,
+        Err(text) => return gateway.answer_error(sink, &text),
+    };
+    gateway.is_resp3 = is_resp3;
+    let id = gateway.id as i64;
+    gateway.answer(sink, |writer| {
+        writer.map(7);
+        writer.bulk(b"server");
+        writer.bulk(b"redis");
+        writer.bulk(b"version");
+        writer.bulk(REDIS_VERSION.as_bytes());
+        writer.bulk(b"proto");
+        writer.integer(if is_resp3 { 3 } else { 2 });
+        writer.bulk(b"id");
+        writer.integer(id);
+        writer.bulk(b"mode");
+        writer.bulk(b"standalone");
+        writer.bulk(b"role");
+        writer.bulk(b"master");
+        writer.bulk(b"modules");
+        writer.array(0);
+    });
+}
+
+/// Takes the options one by one, as Redis does: those before a wrong one stay. Gives whether to speak RESP3 from now on.
+fn apply_hello(gateway: &mut RespGateway, request: &Request<'_>) -> Result<bool, Vec<u8>> {
+    if request.count() == 1 {
+        return Ok(gateway.is_resp3);
+    }
+    let version = parse_integer(request.argument(1));
+    let is_resp3 = match version.ok_or(b"ERR Protocol version is not an integer or out of range")? {
+        2 => false,
+        3 => true,
+        _ => return Err(b"NOPROTO unsupported protocol version".to_vec()),
+    };
+    let mut at = 2;
+    while at < request.count() {
+        let (option, after) = (request.argument(at), request.count() - at - 1);
+        if option.eq_ignore_ascii_case(b"auth") && after >= 2 {
+            // There is one user, who needs no password.
+            if request.argument(at + 1) != b"default" {
+                return Err(b"WRONGPASS invalid username-password pair or user is disabled.".to_vec());
+            }
+            at += 3;
+        } else if option.eq_ignore_ascii_case(b"setname") && after >= 1 {
+            gateway.name = client_name(request.argument(at + 1))?;
+            at += 2;
+        } else {
+            return Err([b"ERR Syntax error in HELLO option '", shown(option), b"'"].concat());
+        }
+    }
+    Ok(is_resp3)
+}
+
+fn client_name(name: &[u8]) -> Result<String, Vec<u8>> {
+    if is_printable(name) {
+        Ok(String::from_utf8_lossy(name).into_owned())
+    } else {
+        Err(BAD_NAME.to_vec())
+    }
+}
+
+pub fn select(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    match parse_integer(request.argument(1)) {
+        None => gateway.answer_error(sink, b"ERR value is not an integer or out of range"),
+        Some(number) if i32::try_from(number).is_err() => {
+            let text = format!("ERR value is out of range, value must between {} and {}", i32::MIN, i32::MAX);
+            gateway.answer_error(sink, text.as_bytes());
+        }
+        Some(0) => gateway.answer(sink, |writer| writer.simple("OK")),
+        Some(_) => gateway.answer_error(sink, b"ERR DB index is out of range"),
+    }
+}
+
+pub fn quit(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.wants_close = true;
+    gateway.answer(sink, |writer| writer.simple("OK"));
+}
+
+pub fn reset(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.is_resp3 = false;
+    gateway.name.clear();
+    gateway.answer(sink, |writer| writer.simple("RESET"));
+}
+
+/// A container without a subcommand; its arity does not let one come here.
+pub fn container(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.answer_error(sink, &request.arity_error());
+}
+
+pub fn client_id(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    let id = gateway.id as i64;
+    gateway.answer(sink, |writer| writer.integer(id));
+}
+
+pub fn client_set_name(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    match client_name(request.argument(2)) {
+        Ok(name) => {
+            gateway.name = name;
+            gateway.answer(sink, |writer| writer.simple("OK"));
+        }
+        Err(text) => gateway.answer_error(sink, &text),
+    }
+}
+
+pub fn client_get_name(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    let name = gateway.name.clone();
+    gateway.answer(sink, |writer| if name.is_empty() { writer.null() } else { writer.bulk(name.as_bytes()) });
+}
+
+pub fn client_set_info(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let (option, value) = (request.argument(2), request.argument(3));
+    let is_name = option.eq_ignore_ascii_case(b"lib-name");
+    if !is_name && !option.eq_ignore_ascii_case(b"lib-ver") {
+        return gateway.answer_error(sink, &[b"ERR Unrecognized option '", shown(option), b"'"].concat());
+    }
+    if !is_printable(value) {
+        let option = option.to_ascii_lowercase();
+        let text = [b"ERR ", &option[..], b" cannot contain spaces, newlines or special characters."].concat();
+        return gateway.answer_error(sink, &text);
+    }
+    let value = String::from_utf8_lossy(value).into_owned();
+    if is_name {
+        gateway.library = value;
+    } else {
+        gateway.library_version = value;
+    }
+    gateway.answer(sink, |writer| writer.simple("OK"));
+}
+
+/// No client is ever evicted: there is nothing to set.
+pub fn client_no_evict(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let mode = request.argument(2);
+    if mode.eq_ignore_ascii_case(b"on") || mode.eq_ignore_ascii_case(b"off") {
+        gateway.answer(sink, |writer| writer.simple("OK"));
+    } else {
+        gateway.answer_error(sink, b"ERR syntax error");
+    }
+}

@@ -1,0 +1,272 @@
+//! Commands that tell about the server: COMMAND, INFO, CONFIG GET, CLIENT LIST.
+
+use super::table::{commands, find, find_subcommand, CommandSpec};
+use super::write::Writer;
+use super::{shown, Request, RespGateway, REDIS_VERSION};
+use crate::glob;
+use crate::kv::parse_integer;
+use psmr_core::gateway::{ClientInfo, NodeInfo, Sink};
+use std::fmt::Write;
+
+pub fn command_all(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.answer(sink, write_all_infos);
+}
+
+pub fn command_count(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.answer(sink, |writer| writer.integer(commands().len() as i64));
+}
+
+pub fn command_info(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.answer(sink, |writer| {
+        if request.count() == 2 {
+            return write_all_infos(writer);
+        }
+        writer.array(request.count() - 2);
+        for name in (2..request.count()).map(|at| request.argument(at)) {
+            match find_full(name) {
+                Some(spec) => write_info(writer, spec),
+                None => writer.null(),
+            }
+        }
+    });
+}
+
+pub fn command_docs(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let named: Vec<&CommandSpec> = if request.count() == 2 {
+        commands().iter().collect()
+    } else {
+        (2..request.count()).filter_map(|at| find_full(request.argument(at))).collect()
+    };
+    gateway.answer(sink, |writer| write_docs(writer, &named));
+}
+
+/// A command or, as `client|id`, a subcommand.
+fn find_full(name: &[u8]) -> Option<&'static CommandSpec> {
+    match name.iter().position(|b| *b == b'|') {
+        None => find(name).map(|(_, spec)| spec),
+        Some(at) => find_subcommand(find(&name[..at])?.1, &name[at + 1..]),
+    }
+}
+
+fn write_all_infos(writer: &mut Writer<'_>) {
+    writer.array(commands().len());
+    commands().iter().for_each(|spec| write_info(writer, spec));
+}
+
+fn write_info(writer: &mut Writer<'_>, spec: &CommandSpec) {
+    writer.array(10);
+    writer.bulk(spec.name.as_bytes());
+    writer.integer(i64::from(spec.arity));
+    write_words(writer, spec.flags);
+    [spec.keys.first, spec.keys.last, spec.keys.step].iter().for_each(|n| writer.integer(i64::from(*n)));
+    write_words(writer, spec.categories);
+    writer.set(spec.tips.split_whitespace().count());
+    spec.tips.split_whitespace().for_each(|word| writer.bulk(word.as_bytes()));
+    write_key_specs(writer, spec);
+    writer.set(spec.subcommands.len());
+    spec.subcommands.iter().for_each(|sub| write_info(writer, sub));
+}
+
+fn write_words(writer: &mut Writer<'_>, words: &str) {
+    writer.set(words.split_whitespace().count());
+    words.split_whitespace().for_each(|word| writer.simple(word));
+}
+
+fn write_key_specs(writer: &mut Writer<'_>, spec: &CommandSpec) {
+    if spec.keys.first == 0 {
+        return writer.set(0);
+    }
+    // Relative to the first key: the last one.
+    let last = if spec.keys.last < 0 { spec.keys.last } else { spec.keys.last - spec.keys.first };
+    let has_note = spec.key_flags.contains("variable_flags");
+    writer.set(1);
+    writer.map(if has_note { 4 } else { 3 });
+    if has_note {
+        writer.bulk(b"notes");
+        writer.bulk(b"RW and ACCESS due to the optional `GET` argument");
+    }
+    writer.bulk(b"flags");
+    write_words(writer, spec.key_flags);
+    writer.bulk(b"begin_search");
+    write_key_search(writer, "index", &[("index", spec.keys.first)]);
+    writer.bulk(b"find_keys");
+    write_key_search(writer, "range", &[("lastkey", last), ("keystep", spec.keys.step), ("limit", 0)]);
+}
+
+fn write_key_search(writer: &mut Writer<'_>, kind: &str, fields: &[(&str, i32)]) {
+    writer.map(2);
+    writer.bulk(b"type");
+    writer.bulk(kind.as_bytes());
+    writer.bulk(b"spec");
+    writer.map(fields.len());
+    for (name, value) in fields {
+        writer.bulk(name.as_bytes());
+        writer.integer(i64::from(*value));
+    }
+}
+
+fn write_docs(writer: &mut Writer<'_>, named: &[&CommandSpec]) {
+    writer.map(named.len());
+    for spec in named {
+        writer.bulk(spec.name.as_bytes());
+        writer.map(if spec.subcommands.is_empty() { 4 } else { 5 });
+        let fields = [("summary", spec.summary), ("since", spec.since), ("group", spec.section), ("complexity", spec.complexity)];
+        for (name, value) in fields {
+            writer.bulk(name.as_bytes());
+            writer.bulk(value.as_bytes());
+        }
+        if !spec.subcommands.is_empty() {
+            writer.bulk(b"subcommands");
+            write_docs(writer, &spec.subcommands.iter().collect::<Vec<_>>());
+        }
+    }
+}
+
+pub fn config_get(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let asked: Vec<&[u8]> = (2..request.count()).map(|at| request.argument(at)).collect();
+    let mut found = Vec::new();
+    for (name, value) in parameters(gateway, sink.node()) {
+        // Redis gives a name back as it was written, unless a pattern found it.
+        let literal = asked.iter().find(|asked| asked.eq_ignore_ascii_case(name.as_bytes()));
+        if literal.is_some() || asked.iter().any(|asked| glob::matches(&asked.to_ascii_lowercase(), name.as_bytes())) {
+            found.push((literal.map_or(name.as_bytes(), |asked| asked), value));
+        }
+    }
+    gateway.answer(sink, |writer| {
+        writer.map(found.len());
+        for (name, value) in &found {
+            writer.bulk(name);
+            writer.bulk(value.as_bytes());
+        }
+    });
+}
+
+/// What Redis's configuration would say of this replica.
+fn parameters(gateway: &RespGateway, node: &NodeInfo) -> Vec<(&'static str, String)> {
+    let is_durable = node.durability == "fsync";
+    vec![
+        ("appendfsync", if is_durable { "always" } else { "no" }.to_owned()),
+        ("appendonly", if is_durable { "yes" } else { "no" }.to_owned()),
+        ("databases", "1".to_owned()),
+        ("maxmemory", "0".to_owned()),
+        ("maxmemory-policy", "noeviction".to_owned()),
+        ("port", node.port.to_string()),
+        ("proto-max-bulk-len", gateway.limits.bulk_bytes_max.to_string()),
+        ("save", String::new()),
+        ("timeout", "0".to_owned()),
+    ]
+}
+
+pub fn client_info(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    let text = client_line(&own_info(gateway, sink), sink.wall_ms());
+    gateway.answer(sink, |writer| writer.verbatim(text.as_bytes()));
+}
+
+/// How the caller lists this connection, with what has changed since.
+fn own_info(gateway: &RespGateway, sink: &dyn Sink) -> ClientInfo {
+    let listed = sink.clients().into_iter().find(|client| client.id == gateway.id);
+    let ClientInfo { address, since_ms, .. } = listed.unwrap_or_default();
+    ClientInfo { address, since_ms, ..gateway.describe() }
+}
+
+pub fn client_list(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let mut clients = sink.clients();
+    if let Some(own) = clients.iter_mut().find(|client| client.id == gateway.id) {
+        *own = own_info(gateway, sink);
+    }
+    match select_clients(clients, request) {
+        Ok(clients) => {
+            let now_ms = sink.wall_ms();
+            let text: String = clients.iter().map(|client| client_line(client, now_ms)).collect();
+            gateway.answer(sink, |writer| writer.verbatim(text.as_bytes()));
+        }
+        Err(text) => gateway.answer_error(sink, &text),
+    }
+}
+
+fn select_clients(mut clients: Vec<ClientInfo>, request: &Request<'_>) -> Result<Vec<ClientInfo>, Vec<u8>> {
+    let is = |at: usize, word: &str| request.argument(at).eq_ignore_ascii_case(word.as_bytes());
+    match request.count() {
+        2 => Ok(clients),
+        4 if is(2, "type") => match request.argument(3).to_ascii_lowercase().as_slice() {
+            b"normal" => Ok(clients),
+            b"master" | b"replica" | b"slave" | b"pubsub" => Ok(Vec::new()),
+            _ => Err([b"ERR Unknown client type '", shown(request.argument(3)), b"'"].concat()),
+        },
+        count if count > 3 && is(2, "id") => {
+            let ids: Option<Vec<i64>> = (3..count).map(|at| parse_integer(request.argument(at))).collect();
+            let ids = ids.ok_or(b"ERR Invalid client ID")?;
+            clients.retain(|client| ids.contains(&(client.id as i64)));
+            Ok(clients)
+        }
+        _ => Err(b"ERR syntax error".to_vec()),
+    }
+}
+
+fn client_line(client: &ClientInfo, now_ms: u64) -> String {
+    format!(
+        "id={} addr={} name={} age={} flags=N db=0 user=default lib-name={} lib-ver={} resp={}\n",
+        client.id,
+        client.address,
+        client.name,
+        now_ms.saturating_sub(client.since_ms) / 1000,
+        client.library,
+        client.library_version,
+        client.protocol
+    )
+}
+
+pub fn info(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let asked: Vec<String> =
+        (1..request.count()).map(|at| String::from_utf8_lossy(request.argument(at)).to_ascii_lowercase()).collect();
+    let is_all = asked.is_empty() || asked.iter().any(|name| matches!(name.as_str(), "default" | "all" | "everything"));
+    let mut text = String::new();
+    for (name, section) in SECTIONS {
+        if is_all || asked.iter().any(|asked| asked.eq_ignore_ascii_case(name)) {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            // Writing to a string does not fail.
+            let _ = write!(text, "# {name}\r\n");
+            for (field, value) in section(sink) {
+                let _ = write!(text, "{field}:{value}\r\n");
+            }
+        }
+    }
+    gateway.answer(sink, |writer| writer.verbatim(text.as_bytes()));
+}
+
+type Section = fn(&dyn Sink) -> Vec<(&'static str, String)>;
+
+const SECTIONS: [(&str, Section); 5] = [
+    ("Server", server_section),
+    ("Clients", |sink| vec![("connected_clients", sink.clients().len().to_string())]),
+    ("Persistence", |sink| {
+        vec![("loading", "0".to_owned()), ("aof_enabled", u8::from(sink.node().durability == "fsync").to_string())]
+    }),
+    ("Replication", |_| vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]),
+    ("Cluster", |_| vec![("cluster_enabled", "0".to_owned())]),
+];
+
+fn server_section(sink: &dyn Sink) -> Vec<(&'static str, String)> {
+    let node = sink.node();
+    let uptime_seconds = sink.wall_ms().saturating_sub(node.started_ms) / 1000;
+    vec![
+        ("redis_version", REDIS_VERSION.to_owned()),
+        ("redis_mode", "standalone".to_owned()),
+        ("os", std::env::consts::OS.to_owned()),
+        ("arch_bits", usize::BITS.to_string()),
+        ("process_id", node.pid.to_string()),
+        ("tcp_port", node.port.to_string()),
+        ("server_time_usec", (sink.wall_ms() * 1000).to_string()),
+        ("uptime_in_seconds", uptime_seconds.to_string()),
+        ("uptime_in_days", (uptime_seconds / 86_400).to_string()),
+        ("psmr_version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("psmr_cluster", node.cluster.clone()),
+        ("psmr_replica", node.replica.to_string()),
+        ("psmr_replicas", node.replicas.to_string()),
+        ("psmr_groups", sink.topology().groups.to_string()),
+        ("psmr_streams", sink.topology().streams.to_string()),
+        ("psmr_durability", node.durability.to_owned()),
+    ]
+}

@@ -1,0 +1,377 @@
+//! The gateway for Redis's clients: RESP2, RESP3 and inline commands on one side, the key-value service on the other.
+//! Replies and error texts are those of redis-server 7.0.15.
+//!
+//! The way of a request: `parse` finds its arguments in the input, [`table`] says what it is, how many arguments it takes
+//! and where its keys are; from the keys follows γ; its handler (`data`, `connection`, `introspect`) encodes the
+//! service's command or answers. The service's reply comes back with a tag that says how to write it.
+
+mod connection;
+mod data;
+mod introspect;
+mod parse;
+pub mod table;
+mod write;
+
+pub use table::{commands, dependency, explain, CommandInfo, Dependency};
+
+use crate::kv::command::Encoder;
+use crate::kv::place_of;
+use crate::kv::reply::{split_reply, KvError, Reply};
+use parse::{Parsed, Parser, Span};
+use psmr_core::command::GroupSet;
+use psmr_core::gateway::{ClientInfo, Failure, Gateway, Sink};
+use table::{find, find_subcommand, Access, CommandSpec};
+use write::Writer;
+
+/// The version of Redis whose behaviour this is, as clients are told.
+pub const REDIS_VERSION: &str = "7.0.15";
+
+/// What a connection may send. A command with a longer key gets an error; beyond any other limit, the connection gets an error
+/// and is closed, before memory is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a key.
+    pub key_bytes_max: usize,
+    /// Bytes of any argument, values among them; Redis's `proto-max-bulk-len`.
+    pub bulk_bytes_max: usize,
+    /// Arguments of a command, its name included.
+    pub arguments_max: usize,
+    /// Bytes of a whole request; at most 4 GiB. The caller must be able to buffer so many.
+    pub request_bytes_max: usize,
+    /// Bytes of an inline command, and of the line that says a length.
+    pub inline_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            key_bytes_max: 1 << 20,
+            bulk_bytes_max: 16 << 20,
+            arguments_max: 1 << 20,
+            request_bytes_max: 64 << 20,
+            inline_bytes_max: 64 << 10,
+        }
+    }
+}
+
+/// A request with its entry in the table; its handler gets it only if the number of its arguments is right.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    spec: &'static CommandSpec,
+    /// The place of the entry (of a subcommand: of its container) in the table.
+    command: usize,
+    bytes: &'a [u8],
+    arguments: &'a [Span],
+    gamma: GroupSet,
+}
+
+impl<'a> Request<'a> {
+    /// How many arguments there are, the name included.
+    #[inline]
+    fn count(&self) -> usize {
+        self.arguments.len()
+    }
+
+    /// An argument; 0 is the name.
+    #[inline]
+    fn argument(&self, at: usize) -> &'a [u8] {
+        self.arguments[at].of(self.bytes)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &'a [u8]> + use<'a, '_> {
+        self.spec.key_places(self.count()).map(|at| self.argument(at))
+    }
+
+    fn arity_error(&self) -> Vec<u8> {
+        format!("ERR wrong number of arguments for '{}' command", self.spec.name).into_bytes()
+    }
+}
+
+/// One connection of a Redis client.
+#[derive(Debug)]
+pub struct RespGateway {
+    id: u64,
+    limits: Limits,
+    parser: Parser,
+    is_resp3: bool,
+    name: String,
+    library: String,
+    library_version: String,
+    wants_close: bool,
+    /// For commands and answers while they are made.
+    scratch: Vec<u8>,
+}
+
+/// How the reply to a request is to be written: what its tag says.
+#[derive(Clone, Copy)]
+struct Form {
+    is_resp3: bool,
+    /// The number is in milliseconds and is wanted in seconds.
+    is_in_seconds: bool,
+    /// The command's place in the table.
+    command: usize,
+}
+
+impl Form {
+    fn tag(self) -> u32 {
+        u32::from(self.is_resp3) | u32::from(self.is_in_seconds) << 1 | (self.command as u32) << 2
+    }
+
+    fn of_tag(tag: u32) -> Form {
+        Form { is_resp3: tag & 1 != 0, is_in_seconds: tag & 2 != 0, command: (tag >> 2) as usize }
+    }
+}
+
+/// A request asked for more memory than this for a moment: it is given back.
+const SCRATCH_KEPT_BYTES: usize = 64 << 10;
+
+impl Gateway for RespGateway {
+    fn on_input(&mut self, input: &[u8], sink: &mut dyn Sink) -> Result<usize, Vec<u8>> {
+        let mut taken = 0;
+        while taken < input.len() && !sink.is_full() {
+            if self.wants_close {
+                return Ok(input.len());
+            }
+            let rest = &input[taken..];
+            let (length, bytes) = match self.parser.parse(rest, &self.limits) {
+                Ok(Parsed::Request(length)) => (length, None),
+                Ok(Parsed::Line(length)) => (length, Some(std::mem::take(&mut self.parser.line))),
+                Ok(Parsed::Incomplete) => break,
+                Err(error) => return Err(self.last_words(&format!("ERR Protocol error: {}", error.0))),
+            };
+            let mut arguments = std::mem::take(&mut self.parser.arguments);
+            let outcome = self.on_request(bytes.as_deref().unwrap_or(rest), &arguments, sink);
+            arguments.clear();
+            arguments.shrink_to(SCRATCH_KEPT_BYTES / size_of::<Span>());
+            self.parser.arguments = arguments;
+            self.parser.line = bytes.unwrap_or_default();
+            taken += length;
+            outcome?;
+        }
+        Ok(taken)
+    }
+
+    fn on_reply(&mut self, tag: u32, reply: &[u8], out: &mut Vec<u8>) {
+        let form = Form::of_tag(tag);
+        let mut writer = Writer { out, is_resp3: form.is_resp3 };
+        let mut rest = reply;
+        loop {
+            // The replies in a list follow its head, so that translating them one by one translates the list.
+            let Some((reply, after)) = split_reply(rest) else {
+                return writer.error(b"ERR internal error: the service's reply is malformed");
+            };
+            match reply {
+                Reply::Done => writer.out.extend_from_slice(b"+OK\r\n"),
+                Reply::Null => writer.null(),
+                Reply::Integer(ms) if form.is_in_seconds && ms >= 0 => writer.integer((ms + 500) / 1000),
+                Reply::Integer(value) => writer.integer(value),
+                Reply::String(value) => writer.bulk(value),
+                Reply::List(count) => writer.array(count),
+                Reply::Error(kind) => writer.error(&error_text(kind, form.command)),
+            }
+            rest = after;
+            if rest.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn on_failure(&mut self, tag: u32, failure: Failure, out: &mut Vec<u8>) {
+        let mut writer = Writer { out, is_resp3: Form::of_tag(tag).is_resp3 };
+        match failure {
+            Failure::Refused => writer.error(b"TRYAGAIN The command was refused and has not been executed. Send it again."),
+            Failure::Unknown => writer.error(
+                b"UNKNOWN The command may or may not have been executed: the cluster did not answer in time. Read before sending it again.",
+            ),
+        }
+    }
+
+    fn info(&self) -> ClientInfo {
+        self.describe()
+    }
+
+    fn wants_close(&self) -> bool {
+        self.wants_close
+    }
+}
+
+fn error_text(kind: KvError, command: usize) -> Vec<u8> {
+    match kind {
+        KvError::NotAnInteger => b"ERR value is not an integer or out of range".to_vec(),
+        KvError::Overflow => b"ERR increment or decrement would overflow".to_vec(),
+        KvError::TooLong => b"ERR string exceeds maximum allowed size (proto-max-bulk-len)".to_vec(),
+        KvError::ExpireTime => data::expire_time_error(commands().get(command).map_or("", |spec| spec.name)),
+        KvError::OutsideGamma => b"ERR internal error: a key is not in a group of the command".to_vec(),
+        KvError::Malformed => b"ERR internal error: the command is malformed".to_vec(),
+    }
+}
+
+impl RespGateway {
+    /// A new connection. `id` is what the client is told, and must be the one under which `Sink::clients` lists it.
+    pub fn new(id: u64, limits: Limits) -> RespGateway {
+        RespGateway {
+            id,
+            limits,
+            parser: Parser::default(),
+            is_resp3: false,
+            name: String::new(),
+            library: String::new(),
+            library_version: String::new(),
+            wants_close: false,
+            scratch: Vec::new(),
+        }
+    }
+
+    fn describe(&self) -> ClientInfo {
+        ClientInfo {
+            id: self.id,
+            name: self.name.clone(),
+            library: self.library.clone(),
+            library_version: self.library_version.clone(),
+            protocol: if self.is_resp3 { 3 } else { 2 },
+            ..ClientInfo::default()
+        }
+    }
+
+    fn last_words(&self, text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        Writer { out: &mut out, is_resp3: self.is_resp3 }.error(text.as_bytes());
+        out
+    }
+
+    #[inline]
+    fn on_request(&mut self, bytes: &[u8], arguments: &[Span], sink: &mut dyn Sink) -> Result<(), Vec<u8>> {
+        let Some(name) = arguments.first() else { return Ok(()) };
+        let name = name.of(bytes);
+        let Some((command, spec)) = find(name) else { return self.on_unknown(name, bytes, arguments, sink) };
+        let mut request = Request { spec, command, bytes, arguments, gamma: GroupSet::EMPTY };
+        if !spec.subcommands.is_empty() && arguments.len() > 1 {
+            match find_subcommand(spec, request.argument(1)) {
+                Some(subcommand) => request.spec = subcommand,
+                None => {
+                    self.answer_error(sink, &unknown_subcommand(&request));
+                    return Ok(());
+                }
+            }
+        }
+        if !request.spec.takes(arguments.len()) {
+            self.answer_error(sink, &request.arity_error());
+            return Ok(());
+        }
+        match self.gamma_of(&request, sink) {
+            Ok(gamma) => {
+                request.gamma = gamma;
+                (request.spec.handler)(self, &request, sink);
+            }
+            Err(text) => self.answer_error(sink, &text),
+        }
+        Ok(())
+    }
+
+    /// C-G: the groups of the request's keys, or all groups for what touches all keys.
+    #[inline]
+    fn gamma_of(&self, request: &Request<'_>, sink: &dyn Sink) -> Result<GroupSet, Vec<u8>> {
+        match request.spec.access {
+            Access::ReadsKeys | Access::WritesKeys => {
+                let topology = sink.topology();
+                let mut gamma = GroupSet::EMPTY;
+                for key in request.keys() {
+                    if key.len() > self.limits.key_bytes_max {
+                        let (length, most) = (key.len(), self.limits.key_bytes_max);
+                        return Err(format!("ERR key of {length} bytes: a key has at most {most} bytes").into_bytes());
+                    }
+                    gamma.insert(topology.group_of_slot(place_of(key).slot));
+                }
+                Ok(gamma)
+            }
+            Access::ReadsAll | Access::WritesAll => Ok(sink.topology().all()),
+            Access::Nothing | Access::ReadsGroup => Ok(GroupSet::EMPTY),
+        }
+    }
+
+    fn on_unknown(&mut self, name: &[u8], bytes: &[u8], arguments: &[Span], sink: &mut dyn Sink) -> Result<(), Vec<u8>> {
+        // A browser that was led here by another site must not get its requests executed.
+        if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+            return Err(Vec::new());
+        }
+        let mut list = Vec::new();
+        for argument in &arguments[1..] {
+            if list.len() >= 128 {
+                break;
+            }
+            let room = 128 - list.len();
+            list.push(b'\'');
+            list.extend_from_slice(shown_start(argument.of(bytes), room));
+            list.extend_from_slice(b"' ");
+        }
+        let text = [b"ERR unknown command '", shown_start(name, 128), b"', with args beginning with: ", &list[..]].concat();
+        self.answer_error(sink, &text);
+        Ok(())
+    }
+
+    /// Answers at once.
+    fn answer(&mut self, sink: &mut dyn Sink, write: impl FnOnce(&mut Writer<'_>)) {
+        self.scratch.clear();
+        write(&mut Writer { out: &mut self.scratch, is_resp3: self.is_resp3 });
+        sink.answer(&self.scratch);
+        self.scratch.shrink_to(SCRATCH_KEPT_BYTES);
+    }
+
+    fn answer_error(&mut self, sink: &mut dyn Sink, text: &[u8]) {
+        self.answer(sink, |writer| writer.error(text));
+    }
+
+    /// Multicasts a write to γ.
+    #[inline]
+    fn write(&mut self, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
+        let tag = self.form(request, false).tag();
+        self.scratch.clear();
+        encode(Encoder(&mut self.scratch));
+        sink.ordered(request.gamma, false, tag, &self.scratch);
+        self.scratch.shrink_to(SCRATCH_KEPT_BYTES);
+    }
+
+    /// Reads: where γ is one group, in that group without order; else in the order of all of γ.
+    #[inline]
+    fn read(&mut self, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
+        self.read_as(self.form(request, false), request, sink, encode);
+    }
+
+    /// As `read`; the number that is the reply is in milliseconds and is wanted in seconds.
+    fn read_in_seconds(&mut self, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
+        self.read_as(self.form(request, true), request, sink, encode);
+    }
+
+    #[inline]
+    fn read_as(&mut self, form: Form, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
+        self.scratch.clear();
+        encode(Encoder(&mut self.scratch));
+        match request.gamma.lowest() {
+            Some(group) if request.gamma.len() == 1 => sink.read(group, form.tag(), &self.scratch),
+            _ => sink.ordered(request.gamma, true, form.tag(), &self.scratch),
+        }
+        self.scratch.shrink_to(SCRATCH_KEPT_BYTES);
+    }
+
+    #[inline]
+    fn form(&self, request: &Request<'_>, is_in_seconds: bool) -> Form {
+        Form { is_resp3: self.is_resp3, is_in_seconds, command: request.command }
+    }
+}
+
+fn unknown_subcommand(request: &Request<'_>) -> Vec<u8> {
+    let container = request.spec.name.to_ascii_uppercase();
+    let name = shown_start(request.argument(1), 128);
+    [b"ERR unknown subcommand '", name, b"'. Try ", container.as_bytes(), b" HELP."].concat()
+}
+
+/// What Redis shows of an argument in an error: nothing from a zero byte on.
+fn shown(argument: &[u8]) -> &[u8] {
+    &argument[..memchr::memchr(0, argument).unwrap_or(argument.len())]
+}
+
+/// As `shown`, `length` bytes at most.
+fn shown_start(argument: &[u8], length: usize) -> &[u8] {
+    let shown = shown(argument);
+    &shown[..shown.len().min(length)]
+}

@@ -1,0 +1,500 @@
+//! The commands: one table from which parsing, checks of arguments, γ and the COMMAND command follow.
+
+use super::connection as local;
+use super::data;
+use super::{Request, RespGateway};
+use psmr_core::gateway::Sink;
+use std::sync::OnceLock;
+
+/// What a command does when its arguments have the right number.
+pub(super) type Handler = fn(&mut RespGateway, &Request<'_>, &mut dyn Sink);
+
+/// What of the state a command touches: from this follow C-Dep and C-G.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: the replica answers by itself.
+    Nothing,
+    /// Reads its keys.
+    ReadsKeys,
+    /// Reads and writes its keys.
+    WritesKeys,
+    /// Reads one group.
+    ReadsGroup,
+    /// Reads all keys.
+    ReadsAll,
+    /// Writes all keys.
+    WritesAll,
+}
+
+/// Where the keys are among the arguments, as Redis counts: argument 0 is the command's name, last -1 the last argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyPositions {
+    /// The first key; 0 if there is none.
+    pub first: i32,
+    /// The last key.
+    pub last: i32,
+    /// From one key to the next.
+    pub step: i32,
+}
+
+const NO_KEYS: KeyPositions = KeyPositions { first: 0, last: 0, step: 0 };
+const ONE_KEY: KeyPositions = KeyPositions { first: 1, last: 1, step: 1 };
+const ALL_KEYS: KeyPositions = KeyPositions { first: 1, last: -1, step: 1 };
+const PAIRS: KeyPositions = KeyPositions { first: 1, last: -1, step: 2 };
+
+/// A command. Lists in texts are separated by spaces.
+#[derive(Debug)]
+pub struct CommandSpec {
+    /// In lower case; a subcommand's has the container's before it: `client|id`.
+    pub name: &'static str,
+    /// The number of arguments, the name included; negative: at least so many.
+    pub arity: i32,
+    /// Where its keys are.
+    pub keys: KeyPositions,
+    /// What it touches.
+    pub access: Access,
+    /// Redis's flags.
+    pub flags: &'static str,
+    /// Redis's categories of access control.
+    pub categories: &'static str,
+    /// Redis's hints for proxies.
+    pub tips: &'static str,
+    /// Redis's flags of what happens to the keys.
+    pub key_flags: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+    /// Redis's first version that had it.
+    pub since: &'static str,
+    /// Redis's group of commands.
+    pub section: &'static str,
+    /// What it costs.
+    pub complexity: &'static str,
+    /// The commands below it, if it is a container.
+    pub subcommands: &'static [CommandSpec],
+    /// What it does; a container's is called without a subcommand.
+    pub(super) handler: Handler,
+}
+
+/// The start of an entry: what it is called and does. The rest follows by the methods below.
+const fn command(name: &'static str, arity: i32, handler: Handler) -> CommandSpec {
+    CommandSpec {
+        name,
+        arity,
+        keys: NO_KEYS,
+        access: Access::Nothing,
+        flags: "",
+        categories: "",
+        tips: "",
+        key_flags: "",
+        summary: "",
+        since: "",
+        section: "",
+        complexity: "O(1)",
+        subcommands: &[],
+        handler,
+    }
+}
+
+impl CommandSpec {
+    const fn keys(self, keys: KeyPositions, access: Access, key_flags: &'static str) -> CommandSpec {
+        CommandSpec { keys, access, key_flags, ..self }
+    }
+
+    const fn whole(self, access: Access) -> CommandSpec {
+        CommandSpec { access, ..self }
+    }
+
+    const fn flags(self, flags: &'static str, categories: &'static str, tips: &'static str) -> CommandSpec {
+        CommandSpec { flags, categories, tips, ..self }
+    }
+
+    const fn about(self, section: &'static str, since: &'static str, summary: &'static str) -> CommandSpec {
+        CommandSpec { section, since, summary, ..self }
+    }
+
+    const fn costs(self, complexity: &'static str) -> CommandSpec {
+        CommandSpec { complexity, ..self }
+    }
+
+    const fn contains(self, subcommands: &'static [CommandSpec]) -> CommandSpec {
+        CommandSpec { subcommands, ..self }
+    }
+
+    /// Whether `count` arguments, the name included, are right for it.
+    #[inline]
+    pub fn takes(&self, count: usize) -> bool {
+        if self.arity >= 0 {
+            count == self.arity as usize
+        } else {
+            count >= self.arity.unsigned_abs() as usize
+        }
+    }
+
+    /// The places of the keys among `count` arguments.
+    #[inline]
+    pub fn key_places(&self, count: usize) -> impl Iterator<Item = usize> {
+        let KeyPositions { first, last, step } = self.keys;
+        let end = match (first, last) {
+            (0, _) => 0,
+            (_, last) if last < 0 => count,
+            (_, last) => last as usize + 1,
+        };
+        (first as usize..end).step_by(step.max(1) as usize)
+    }
+}
+
+const RW: Access = Access::WritesKeys;
+const RO: Access = Access::ReadsKeys;
+const MULTI_SUM: &str = "request_policy:multi_shard response_policy:agg_sum";
+const SHARDS_ALL: &str = "request_policy:all_shards response_policy:all_succeeded";
+const CONNECTION: &str = "@fast @connection";
+const CONNECTION_SLOW: &str = "@slow @connection";
+const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
+
+static COMMANDS: [CommandSpec; 30] = [
+    command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
+        "string",
+        "1.0.0",
+        "Get the value of a key",
+    ),
+    command("set", -3, data::set)
+        .keys(ONE_KEY, RW, "RW access update variable_flags")
+        .flags("write denyoom", "@write @string @slow", "")
+        .about("string", "1.0.0", "Set the string value of a key"),
+    command("del", -2, data::delete)
+        .keys(ALL_KEYS, RW, "RM delete")
+        .flags("write", "@keyspace @write @slow", MULTI_SUM)
+        .about("generic", "1.0.0", "Delete a key")
+        .costs("O(N) where N is the number of keys that will be removed."),
+    command("exists", -2, data::exists)
+        .keys(ALL_KEYS, RO, "RO")
+        .flags("readonly fast", "@keyspace @read @fast", MULTI_SUM)
+        .about("generic", "1.0.0", "Determine if a key exists")
+        .costs("O(N) where N is the number of keys to check."),
+    command("mget", -2, data::get_many)
+        .keys(ALL_KEYS, RO, "RO access")
+        .flags("readonly fast", "@read @string @fast", "request_policy:multi_shard")
+        .about("string", "1.0.0", "Get the values of all the given keys")
+        .costs("O(N) where N is the number of keys to retrieve."),
+    command("mset", -3, data::set_many)
+        .keys(PAIRS, RW, "OW update")
+        .flags("write denyoom", "@write @string @slow", "request_policy:multi_shard response_policy:all_succeeded")
+        .about("string", "1.0.1", "Set multiple keys to multiple values")
+        .costs("O(N) where N is the number of keys to set."),
+    command("incr", 2, data::increment)
+        .keys(ONE_KEY, RW, "RW access update")
+        .flags("write denyoom fast", "@write @string @fast", "")
+        .about("string", "1.0.0", "Increment the integer value of a key by one"),
+    command("incrby", 3, data::increment_by)
+        .keys(ONE_KEY, RW, "RW access update")
+        .flags("write denyoom fast", "@write @string @fast", "")
+        .about("string", "1.0.0", "Increment the integer value of a key by the given amount"),
+    command("decr", 2, data::decrement)
+        .keys(ONE_KEY, RW, "RW access update")
+        .flags("write denyoom fast", "@write @string @fast", "")
+        .about("string", "1.0.0", "Decrement the integer value of a key by one"),
+    command("decrby", 3, data::decrement_by)
+        .keys(ONE_KEY, RW, "RW access update")
+        .flags("write denyoom fast", "@write @string @fast", "")
+        .about("string", "1.0.0", "Decrement the integer value of a key by the given number"),
+    command("append", 3, data::append)
+        .keys(ONE_KEY, RW, "RW insert")
+        .flags("write denyoom fast", "@write @string @fast", "")
+        .about("string", "2.0.0", "Append a value to a key"),
+    command("strlen", 2, data::length).keys(ONE_KEY, RO, "RO").flags("readonly fast", "@read @string @fast", "").about(
+        "string",
+        "2.2.0",
+        "Get the length of the value stored in a key",
+    ),
+    command("expire", -3, data::expire_seconds)
+        .keys(ONE_KEY, RW, "RW update")
+        .flags("write fast", "@keyspace @write @fast", "")
+        .about("generic", "1.0.0", "Set a key's time to live in seconds"),
+    command("pexpire", -3, data::expire_milliseconds)
+        .keys(ONE_KEY, RW, "RW update")
+        .flags("write fast", "@keyspace @write @fast", "")
+        .about("generic", "2.6.0", "Set a key's time to live in milliseconds"),
+    command("ttl", 2, data::time_to_live_seconds)
+        .keys(ONE_KEY, RO, "RO access")
+        .flags("readonly fast", "@keyspace @read @fast", "nondeterministic_output")
+        .about("generic", "1.0.0", "Get the time to live for a key in seconds"),
+    command("pttl", 2, data::time_to_live_milliseconds)
+        .keys(ONE_KEY, RO, "RO access")
+        .flags("readonly fast", "@keyspace @read @fast", "nondeterministic_output")
+        .about("generic", "2.6.0", "Get the time to live for a key in milliseconds"),
+    command("persist", 2, data::persist).keys(ONE_KEY, RW, "RW update").flags("write fast", "@keyspace @write @fast", "").about(
+        "generic",
+        "2.2.0",
+        "Remove the expiration from a key",
+    ),
+    command("dbsize", 1, data::size)
+        .whole(Access::ReadsAll)
+        .flags("readonly fast", "@keyspace @read @fast", "request_policy:all_shards response_policy:agg_sum")
+        .about("server", "1.0.0", "Return the number of keys in the selected database"),
+    command("flushall", -1, data::clear)
+        .whole(Access::WritesAll)
+        .flags("write", "@keyspace @write @slow @dangerous", SHARDS_ALL)
+        .about("server", "1.0.0", "Remove all keys from all databases")
+        .costs("O(N) where N is the total number of keys in all databases"),
+    command("scan", -2, data::scan)
+        .whole(Access::ReadsGroup)
+        .flags("readonly", "@keyspace @read @slow", "nondeterministic_output request_policy:special")
+        .about("generic", "2.8.0", "Incrementally iterate the keys space")
+        .costs("O(1) for every call. O(N) for a complete iteration, where N is the number of keys."),
+    command("ping", -1, local::ping).flags("fast", CONNECTION, SHARDS_ALL).about("connection", "1.0.0", "Ping the server"),
+    command("echo", 2, local::echo).flags("loading stale fast", CONNECTION, "").about(
+        "connection",
+        "1.0.0",
+        "Echo the given string",
+    ),
+    command("hello", -1, local::hello).flags("noscript loading stale fast no_auth allow_busy", CONNECTION, "").about(
+        "connection",
+        "6.0.0",
+        "Handshake with Redis",
+    ),
+    command("select", 2, local::select).flags("loading stale fast", CONNECTION, "").about(
+        "connection",
+        "1.0.0",
+        "Change the selected database for the current connection",
+    ),
+    command("quit", -1, local::quit).flags("noscript loading stale fast no_auth allow_busy", CONNECTION, "").about(
+        "connection",
+        "1.0.0",
+        "Close the connection",
+    ),
+    command("reset", 1, local::reset).flags("noscript loading stale fast no_auth allow_busy", CONNECTION, "").about(
+        "connection",
+        "6.2.0",
+        "Reset the connection",
+    ),
+    command("client", -2, local::container)
+        .flags("", "@slow", "")
+        .about("connection", "2.4.0", "A container for client connection commands")
+        .costs("Depends on subcommand.")
+        .contains(&CLIENT),
+    command("command", -1, super::introspect::command_all)
+        .flags("loading stale", CONNECTION_SLOW, "nondeterministic_output_order")
+        .about("server", "2.8.13", "Get array of Redis command details")
+        .costs("O(N) where N is the total number of Redis commands")
+        .contains(&COMMAND),
+    command("info", -1, super::introspect::info)
+        .flags("loading stale", "@slow @dangerous", "nondeterministic_output request_policy:all_shards response_policy:special")
+        .about("server", "1.0.0", "Get information and statistics about the server"),
+    command("config", -2, local::container)
+        .flags("", "@slow", "")
+        .about("server", "2.0.0", "A container for server configuration commands")
+        .costs("Depends on subcommand.")
+        .contains(&CONFIG),
+];
+
+static CLIENT: [CommandSpec; 7] = [
+    command("client|id", 2, local::client_id).flags("noscript loading stale", CONNECTION_SLOW, "").about(
+        "connection",
+        "5.0.0",
+        "Returns the client ID for the current connection",
+    ),
+    command("client|setname", 3, local::client_set_name).flags("noscript loading stale", CONNECTION_SLOW, "").about(
+        "connection",
+        "2.6.9",
+        "Set the current connection name",
+    ),
+    command("client|getname", 2, local::client_get_name).flags("noscript loading stale", CONNECTION_SLOW, "").about(
+        "connection",
+        "2.6.9",
+        "Get the current connection name",
+    ),
+    command("client|setinfo", 4, local::client_set_info).flags("noscript loading stale", CONNECTION_SLOW, SHARDS_ALL).about(
+        "connection",
+        "7.2.0",
+        "Set client or connection specific info",
+    ),
+    command("client|info", 2, super::introspect::client_info)
+        .flags("noscript loading stale", CONNECTION_SLOW, "nondeterministic_output")
+        .about("connection", "6.2.0", "Returns information about the current client connection."),
+    command("client|list", -2, super::introspect::client_list)
+        .flags("admin noscript loading stale", CONNECTION_ADMIN, "nondeterministic_output")
+        .about("connection", "2.4.0", "Get the list of client connections")
+        .costs("O(N) where N is the number of client connections"),
+    command("client|no-evict", 3, local::client_no_evict).flags("admin noscript loading stale", CONNECTION_ADMIN, "").about(
+        "connection",
+        "7.0.0",
+        "Set client eviction mode for the current connection",
+    ),
+];
+
+static COMMAND: [CommandSpec; 3] = [
+    command("command|count", 2, super::introspect::command_count).flags("loading stale", CONNECTION_SLOW, "").about(
+        "server",
+        "2.8.13",
+        "Get total number of Redis commands",
+    ),
+    command("command|docs", -2, super::introspect::command_docs)
+        .flags("loading stale", CONNECTION_SLOW, "nondeterministic_output_order")
+        .about("server", "7.0.0", "Get array of specific Redis command documentation")
+        .costs("O(N) where N is the number of commands to look up"),
+    command("command|info", -2, super::introspect::command_info)
+        .flags("loading stale", CONNECTION_SLOW, "nondeterministic_output_order")
+        .about("server", "2.8.13", "Get array of specific Redis command details, or all when no argument is given.")
+        .costs("O(N) where N is the number of commands to look up"),
+];
+
+static CONFIG: [CommandSpec; 1] = [command("config|get", -3, super::introspect::config_get)
+    .flags("admin noscript loading stale", "@admin @slow @dangerous", "")
+    .about("server", "2.0.0", "Get the values of configuration parameters")
+    .costs("O(N) when N is the number of configuration parameters provided")];
+
+/// All commands.
+pub fn commands() -> &'static [CommandSpec] {
+    &COMMANDS
+}
+
+/// The command of this name, in whatever case, and its place in [`commands`].
+#[inline]
+pub fn find(name: &[u8]) -> Option<(usize, &'static CommandSpec)> {
+    static PLACES: OnceLock<[u8; 256]> = OnceLock::new();
+    let places = PLACES.get_or_init(|| {
+        let mut places = [0; 256];
+        for (at, command) in (1..).zip(&COMMANDS) {
+            let mut place = first_place(command.name.as_bytes());
+            while places[place] != 0 {
+                place = (place + 1) % 256;
+            }
+            places[place] = at;
+        }
+        places
+    });
+    let mut place = first_place(name);
+    loop {
+        let at = usize::from(places[place]).checked_sub(1)?;
+        let command = COMMANDS.get(at)?;
+        if command.name.as_bytes().eq_ignore_ascii_case(name) {
+            return Some((at, command));
+        }
+        place = (place + 1) % 256;
+    }
+}
+
+/// Where the search for a name begins.
+#[inline]
+fn first_place(name: &[u8]) -> usize {
+    let lower = |at: usize| u32::from(name.get(at).copied().unwrap_or(0) | 0x20);
+    let mixed =
+        lower(0) | lower(1) << 8 | lower(name.len() / 2) << 16 | (lower(name.len().wrapping_sub(1)) ^ name.len() as u32) << 24;
+    (mixed.wrapping_mul(0x9e37_79b1) >> 24) as usize
+}
+
+/// The subcommand of this name, in whatever case.
+pub fn find_subcommand(container: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
+    let own = |full: &'static str| full.split('|').nth(1).unwrap_or(full);
+    container.subcommands.iter().find(|c| own(c.name).as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// What `explain` says of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandInfo {
+    /// In upper case.
+    pub name: String,
+    /// See [`CommandSpec::arity`].
+    pub arity: i32,
+    /// What it touches.
+    pub access: Access,
+    /// C-G in words: which groups it is multicast to.
+    pub gamma: &'static str,
+    /// In which mode it runs.
+    pub mode: &'static str,
+}
+
+/// Whether two commands depend on each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dependency {
+    /// Never.
+    Never,
+    /// If they name the same key.
+    SameKey,
+    /// If a key of one is in the group of the other.
+    SameGroup,
+    /// Always.
+    Always,
+}
+
+/// C-G: the groups of each command.
+pub fn explain() -> Vec<CommandInfo> {
+    let info = |command: &CommandSpec| {
+        let (gamma, mode) = match (command.access, command.keys == ONE_KEY) {
+            (Access::Nothing, _) => ("none", "answered by the replica"),
+            (Access::ReadsKeys, true) => ("the key's group", "read of one group, not ordered"),
+            (Access::WritesKeys, true) => ("the key's group", "parallel"),
+            (Access::ReadsKeys, false) => {
+                ("the keys' groups", "read of one group, not ordered; over several, synchronous at one replica")
+            }
+            (Access::WritesKeys, false) => ("the keys' groups", "parallel in one group, synchronous over several"),
+            (Access::ReadsGroup, _) => ("the cursor's group", "read of one group, not ordered"),
+            (Access::ReadsAll, _) => ("all groups", "synchronous at one replica"),
+            (Access::WritesAll, _) => ("all groups", "synchronous"),
+        };
+        CommandInfo { name: command.name.to_ascii_uppercase(), arity: command.arity, access: command.access, gamma, mode }
+    };
+    COMMANDS.iter().map(info).collect()
+}
+
+/// C-Dep: whether two commands depend on each other, by what they touch.
+pub fn dependency(one: Access, other: Access) -> Dependency {
+    use Access::{Nothing, ReadsGroup, ReadsKeys, WritesAll, WritesKeys};
+    let writes = |access| matches!(access, WritesKeys | WritesAll);
+    match (one, other) {
+        (Nothing, _) | (_, Nothing) => Dependency::Never,
+        _ if !writes(one) && !writes(other) => Dependency::Never,
+        (WritesKeys | ReadsKeys, WritesKeys | ReadsKeys) => Dependency::SameKey,
+        (ReadsGroup, WritesKeys) | (WritesKeys, ReadsGroup) => Dependency::SameGroup,
+        _ => Dependency::Always,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_found_by_its_name_in_any_case() {
+        for (at, command) in commands().iter().enumerate() {
+            for name in [command.name.to_owned(), command.name.to_ascii_uppercase()] {
+                assert_eq!(find(name.as_bytes()).map(|(place, found)| (place, found.name)), Some((at, command.name)));
+            }
+        }
+        for name in [&b""[..], b"g", b"gett", b"object", b"\xff\xff"] {
+            assert!(find(name).is_none());
+        }
+        assert_eq!(find(b"client").and_then(|(_, c)| find_subcommand(c, b"SetName")).map(|c| c.name), Some("client|setname"));
+    }
+
+    #[test]
+    fn entries_agree_with_themselves() {
+        for command in commands() {
+            let touches_keys = matches!(command.access, Access::ReadsKeys | Access::WritesKeys);
+            assert_eq!(touches_keys, command.keys != NO_KEYS, "{}", command.name);
+            let writes = matches!(command.access, Access::WritesKeys | Access::WritesAll);
+            assert_eq!(writes, command.flags.contains("write"), "{}", command.name);
+            assert!(!command.summary.is_empty() && !command.section.is_empty() && !command.since.is_empty());
+            // A command with one key must have it whatever its number of arguments.
+            assert!(command
+                .key_places(command.arity.unsigned_abs() as usize)
+                .all(|at| at < command.arity.unsigned_abs() as usize));
+        }
+        assert_eq!(commands()[5].key_places(5).collect::<Vec<_>>(), [1, 3]);
+    }
+
+    #[test]
+    fn dependent_commands_share_a_group() {
+        for one in explain() {
+            for other in explain() {
+                let dependent = dependency(one.access, other.access);
+                assert_eq!(dependent, dependency(other.access, one.access));
+                if dependent == Dependency::Always {
+                    assert!(one.gamma == "all groups" || other.gamma == "all groups", "{} {}", one.name, other.name);
+                }
+            }
+        }
+        assert_eq!(dependency(Access::ReadsKeys, Access::WritesKeys), Dependency::SameKey);
+        assert_eq!(dependency(Access::ReadsKeys, Access::ReadsAll), Dependency::Never);
+    }
+}

@@ -1,0 +1,505 @@
+//! The same requests to a real redis-server and to the key-value service behind its gateway must give the same bytes.
+
+mod common;
+
+use common::{request, Connection};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A redis-server of this test program.
+struct Redis {
+    port: u16,
+    /// It is stopped by a watcher that sees this pipe close, however the test program ends.
+    _lifeline: Child,
+}
+
+impl Redis {
+    fn shared() -> &'static Redis {
+        static SHARED: OnceLock<Redis> = OnceLock::new();
+        SHARED.get_or_init(Redis::start)
+    }
+
+    fn start() -> Redis {
+        let missing = "redis-server is needed for this test and was not found: run `make system`";
+        assert!(Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok(), "{missing}");
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("an address").port();
+        drop(free);
+        let script = "redis-server --port \"$0\" --bind 127.0.0.1 --save '' --appendonly no --daemonize no \
+                      --databases 16 >/dev/null & server=$!; cat >/dev/null; kill $server; wait $server";
+        let lifeline = Command::new("sh").args(["-c", script, &port.to_string()]).stdin(Stdio::piped()).spawn();
+        let redis = Redis { port, _lifeline: lifeline.expect("a shell") };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "redis-server does not answer on port {port}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        redis
+    }
+
+    fn connect(&self) -> RedisConnection {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("redis-server accepts");
+        stream.set_nodelay(true).expect("a socket option");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket option");
+        RedisConnection { stream, input: Vec::new() }
+    }
+}
+
+struct RedisConnection {
+    stream: TcpStream,
+    input: Vec<u8>,
+}
+
+impl RedisConnection {
+    /// The replies to `count` requests.
+    fn send(&mut self, requests: &[u8], count: usize) -> Vec<Vec<u8>> {
+        self.stream.write_all(requests).expect("redis-server reads");
+        (0..count).map(|_| self.reply()).collect()
+    }
+
+    fn reply(&mut self) -> Vec<u8> {
+        loop {
+            if let Some(length) = value_length(&self.input) {
+                return self.input.drain(..length).collect();
+            }
+            let mut buffer = [0; 65536];
+            let count = self.stream.read(&mut buffer).expect("redis-server answers");
+            assert!(count > 0, "redis-server closed the connection; before: {:?}", text(&self.input));
+            self.input.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    /// Everything until the connection is closed.
+    fn rest(mut self, requests: &[u8]) -> Vec<u8> {
+        self.stream.write_all(requests).expect("redis-server reads");
+        let mut all = Vec::new();
+        // A connection that is closed with unread input is reset.
+        let _ = self.stream.read_to_end(&mut all);
+        all
+    }
+
+    fn id(&mut self) -> u64 {
+        let reply = self.send(&request(&[b"CLIENT", b"ID"]), 1).remove(0);
+        integer(&reply).expect("a number") as u64
+    }
+}
+
+/// The length of the RESP value at the start; `None` if it is not whole.
+fn value_length(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|w| w == b"\r\n")?;
+    let number = || std::str::from_utf8(&bytes[1..line]).ok()?.parse::<i64>().ok();
+    let mut end = line + 2;
+    let values = match bytes[0] {
+        b'$' | b'=' => {
+            let length = number()?;
+            end += if length < 0 { 0 } else { length as usize + 2 };
+            0
+        }
+        b'*' | b'~' => number()?.max(0),
+        b'%' => number()? * 2,
+        _ => 0,
+    };
+    for _ in 0..values {
+        end += value_length(bytes.get(end..)?)?;
+    }
+    (bytes.len() >= end).then_some(end)
+}
+
+fn integer(reply: &[u8]) -> Option<i64> {
+    std::str::from_utf8(reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?).ok()?.parse().ok()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Both servers, empty, with connections of the same id.
+struct Pair {
+    redis: RedisConnection,
+    ours: Connection,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let mut redis = Redis::shared().connect();
+        let id = redis.id();
+        Pair { redis, ours: Connection::new(id) }
+    }
+
+    /// Sends a request to both, which must give the same reply.
+    fn check(&mut self, arguments: &[Vec<u8>]) {
+        let words: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+        let bytes = request(&words);
+        let theirs = self.redis.send(&bytes, 1).remove(0);
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis() as u64;
+        (self.ours.engine.now_ms, self.ours.engine.wall_ms) = (now_ms, now_ms);
+        let ours = self.ours.send(&bytes);
+        if !is_same(words.first().unwrap_or(&&b""[..]), &theirs, &ours) {
+            let shown: Vec<String> = words.iter().map(|w| text(w)).collect();
+            panic!("{shown:?}\n  redis: {:?}\n  ours:  {:?}", text(&theirs), text(&ours));
+        }
+    }
+}
+
+/// Whether replies are the same, the time that passed between them apart.
+fn is_same(command: &[u8], theirs: &[u8], ours: &[u8]) -> bool {
+    let slack = match command.to_ascii_lowercase().as_slice() {
+        b"ttl" => 5,
+        b"pttl" => 5000,
+        _ => 0,
+    };
+    match (integer(theirs), integer(ours)) {
+        (Some(a), Some(b)) if a > 0 && b > 0 => a.abs_diff(b) <= slack,
+        _ => theirs == ours,
+    }
+}
+
+/// One shared server, and scripts that begin by emptying it: one test at a time.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn arguments(line: &str) -> Vec<Vec<u8>> {
+    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
+}
+
+fn pick(choices: &[&str]) -> BoxedStrategy<Vec<u8>> {
+    let choices: Vec<Vec<u8>> = choices.iter().map(|c| c.as_bytes().to_vec()).collect();
+    prop::sample::select(choices).boxed()
+}
+
+fn key() -> BoxedStrategy<Vec<u8>> {
+    let mut keys: Vec<Vec<u8>> = ["a", "b", "{a}1", "{a}2", "", "x{}", "{", "a key longer than what is held in place"]
+        .map(|k| k.as_bytes().to_vec())
+        .to_vec();
+    keys.push(vec![0, 255, 13, 10]);
+    prop::sample::select(keys).boxed()
+}
+
+fn number() -> BoxedStrategy<Vec<u8>> {
+    pick(&[
+        "0",
+        "1",
+        "-1",
+        "10",
+        "007",
+        "+5",
+        " 5",
+        "5 ",
+        "-0",
+        "",
+        "-",
+        "abc",
+        "1.5",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "9223372036854775808",
+        "-9223372036854775809",
+        "18446744073709551615",
+        "99999999999999999999",
+        "4611686018427387904",
+    ])
+}
+
+fn value() -> BoxedStrategy<Vec<u8>> {
+    prop_oneof![number(), prop::collection::vec(any::<u8>(), 0..40), Just(vec![b'x'; 3000])].boxed()
+}
+
+/// Far away or past: nothing may expire during a script.
+fn time() -> BoxedStrategy<Vec<u8>> {
+    pick(&[
+        "100000",
+        "1000000",
+        "0",
+        "-1",
+        "-100000",
+        "abc",
+        "",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "9223372036854775",
+        "9223372036854776",
+        "9223372036854775808",
+        "9220000000000000",
+    ])
+}
+
+fn option() -> BoxedStrategy<Vec<u8>> {
+    pick(&["NX", "XX", "GET", "KEEPTTL", "nx", "xX", "gt", "LT", "EX", "PX", "EXAT", "PXAT", "COUNT", "MATCH", "foo\r\nbar", ""])
+}
+
+/// Commands as they are meant, with edge values.
+fn shaped() -> BoxedStrategy<Vec<Vec<u8>>> {
+    let timed = (pick(&["EX", "PX", "EXAT", "PXAT", "ex"]), time()).prop_map(|(option, time)| vec![option, time]);
+    let set_options = prop::collection::vec(prop_oneof![timed, option().prop_map(|o| vec![o])], 0..3);
+    let name = |names: &[&str]| pick(names);
+    prop_oneof![
+        4 => (name(&["set", "SET", "sEt"]), key(), value(), set_options)
+            .prop_map(|(n, k, v, o)| [vec![n, k, v], o.concat()].concat()),
+        3 => (name(&["get", "strlen", "ttl", "pttl", "persist", "incr", "decr"]), key()).prop_map(|(n, k)| vec![n, k]),
+        2 => (name(&["incrby", "decrby"]), key(), number()).prop_map(|(n, k, v)| vec![n, k, v]),
+        2 => (name(&["append"]), key(), value()).prop_map(|(n, k, v)| vec![n, k, v]),
+        2 => (name(&["expire", "pexpire"]), key(), time(), prop::collection::vec(pick(&["NX", "XX", "GT", "LT", "gt", "z"]), 0..3))
+            .prop_map(|(n, k, t, o)| [vec![n, k, t], o].concat()),
+        3 => (name(&["del", "exists", "mget"]), prop::collection::vec(key(), 1..6)).prop_map(|(n, k)| [vec![n], k].concat()),
+        2 => prop::collection::vec((key(), value()), 1..5)
+            .prop_map(|pairs| [vec![b"mset".to_vec()], pairs.into_iter().flat_map(|(k, v)| [k, v]).collect()].concat()),
+    ]
+    .boxed()
+}
+
+/// Any arguments to any command.
+fn soup() -> BoxedStrategy<Vec<Vec<u8>>> {
+    let names = pick(&[
+        "get", "set", "del", "exists", "mget", "mset", "incr", "incrby", "decr", "decrby", "append", "strlen", "expire",
+        "pexpire", "ttl", "pttl", "persist", "dbsize", "ping", "echo", "select", "GETX", "", "client", "config", "command",
+        "flushall", "hello", "a\rb'c",
+    ]);
+    let argument =
+        prop_oneof![key(), time(), option(), pick(&["2", "3", "setname", "getname", "id", "auth", "default", "no-evict", "on"])];
+    (names, prop::collection::vec(argument, 0..6))
+        .prop_filter_map("differs on purpose", |(name, arguments)| {
+            let first = arguments.first().map(|a| a.to_ascii_lowercase()).unwrap_or_default();
+            let differs = match name.as_slice() {
+                // One database, as a cluster has; Redis has sixteen.
+                b"select" => first.iter().all(u8::is_ascii_digit),
+                b"command" | b"config" => arguments.is_empty() || first != b"",
+                b"client" => first == b"reply",
+                _ => false,
+            };
+            (!differs).then(|| [vec![name], arguments].concat())
+        })
+        .boxed()
+}
+
+fn script() -> BoxedStrategy<Vec<Vec<Vec<u8>>>> {
+    prop::collection::vec(prop_oneof![5 => shaped(), 1 => soup()], 1..40).boxed()
+}
+
+/// An expiry in the past leaves a key in Redis that DBSIZE counts until it is looked at.
+fn is_counted_differently(script: &[Vec<Vec<u8>>]) -> bool {
+    let has = |word: &str| script.iter().flatten().any(|argument| argument.eq_ignore_ascii_case(word.as_bytes()));
+    has("dbsize") && (has("exat") || has("pxat"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, max_global_rejects: 1 << 20, ..ProptestConfig::default() })]
+
+    #[test]
+    fn scripts_give_the_same_replies(script in script(), is_resp3: bool) {
+        prop_assume!(!is_counted_differently(&script));
+        let _alone = alone();
+        let mut pair = Pair::new();
+        pair.check(&arguments("FLUSHALL"));
+        pair.check(&arguments(if is_resp3 { "HELLO 3" } else { "HELLO 2" }));
+        script.iter().for_each(|arguments| pair.check(arguments));
+    }
+}
+
+#[test]
+fn what_clients_ask_at_their_start_gives_the_same_replies() {
+    let _alone = alone();
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let mut pair = Pair::new();
+        let lines = [
+            "FLUSHALL",
+            hello,
+            "HELLO",
+            "PING",
+            "PING x",
+            "PING x y",
+            "ECHO x",
+            "ECHO",
+            "SELECT 0",
+            "SELECT x",
+            "SELECT -1",
+            "SELECT 99",
+            "SELECT 2147483648",
+            "CLIENT",
+            "CLIENT GETNAME",
+            "CLIENT SETNAME me",
+            "CLIENT GETNAME",
+            "CLIENT SETNAME a\nb",
+            "CLIENT SETNAME",
+            "CLIENT ID",
+            "CLIENT ID 1",
+            "CLIENT FOO",
+            "CLIENT NO-EVICT on",
+            "CLIENT NO-EVICT x",
+            "CLIENT LIST TYPE x",
+            "CLIENT LIST FOO",
+            "CLIENT LIST ID x",
+            "CLIENT LIST ID 0",
+            "CLIENT LIST TYPE master",
+            "CLIENT LIST ID",
+            "CLIENT LIST TYPE",
+            "CONFIG",
+            "CONFIG GET",
+            "CONFIG GET save",
+            "CONFIG GET SAVE",
+            "CONFIG GET nothing",
+            "CONFIG FOO",
+            "COMMAND FOO",
+            "COMMAND COUNT 1",
+            "COMMAND INFO nothing",
+            "COMMAND DOCS nothing",
+            "HELLO 4",
+            "HELLO x",
+            "HELLO 2 FOO",
+            "HELLO 3 SETNAME",
+            "HELLO 2 SETNAME a\nb",
+            "HELLO 2 AUTH default x SETNAME y",
+            "CLIENT GETNAME",
+            "HELLO 2 AUTH x y",
+            "HELLO 2 AUTH",
+            "RESET",
+            "CLIENT GETNAME",
+            "RESET x",
+            "FLUSHALL ASYNC",
+            "FLUSHALL sync",
+            "FLUSHALL x",
+            "FLUSHALL sync sync",
+            "DBSIZE",
+            "DBSIZE x",
+            "SCAN",
+            "SCAN x",
+            "SCAN 0 COUNT",
+            "SCAN 0 COUNT 0",
+            "SCAN 0 COUNT x",
+            "SCAN 0 COUNT -1",
+            "SCAN 0 FOO 1",
+            "SCAN 0 MATCH",
+            "SCAN 1x COUNT",
+            "SCAN  1",
+            "SCAN 99999999999999999999",
+            "SCAN -",
+            "SCAN 0 TYPE",
+            "GET",
+            "get a b",
+            "NOSUCH",
+            "NOSUCH a b c",
+        ];
+        lines.iter().for_each(|line| pair.check(&arguments(line)));
+        pair.check(&[vec![b'x'; 300], vec![b'y'; 100], vec![b'z'; 100], b"a\0b".to_vec()]);
+        pair.check(&[b"NOSUCH".to_vec(), b"a\0b".to_vec()]);
+    }
+}
+
+#[test]
+fn commands_are_described_as_redis_describes_them() {
+    let _alone = alone();
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let mut pair = Pair::new();
+        pair.check(&arguments(hello));
+        for command in psmr_services::resp::table::commands().iter().filter(|c| c.subcommands.is_empty()) {
+            pair.check(&arguments(&format!("COMMAND INFO {}", command.name)));
+        }
+        pair.check(&arguments("COMMAND INFO get nothing set client|id client|list config|get command|info"));
+    }
+}
+
+/// All keys by SCAN.
+fn scan(mut send: impl FnMut(&[Vec<u8>]) -> Vec<u8>, options: &str) -> BTreeSet<String> {
+    let (mut cursor, mut found) = ("0".to_owned(), BTreeSet::new());
+    loop {
+        let reply = text(&send(&arguments(&format!("SCAN {cursor}{options}"))));
+        let mut values = reply.split("\r\n").skip(1).filter(|line| !line.starts_with(['$', '*']));
+        cursor = values.next().expect("a cursor").to_owned();
+        found.extend(values.filter(|value| !value.is_empty()).map(str::to_owned));
+        if cursor == "0" {
+            return found;
+        }
+    }
+}
+
+#[test]
+fn scans_find_the_same_keys() {
+    let _alone = alone();
+    let mut pair = Pair::new();
+    pair.check(&arguments("FLUSHALL"));
+    for i in 0..500 {
+        pair.check(&arguments(&format!("SET {}:{i} x", ["key", "other", "{tag}"][i % 3])));
+    }
+    pair.check(&arguments("DBSIZE"));
+    for options in [
+        "",
+        " COUNT 1",
+        " COUNT 1000",
+        " MATCH key:*",
+        " MATCH *[1-3]? COUNT 7",
+        " match k?y:[^5]*",
+        " TYPE string",
+        " TYPE list",
+        " MATCH {tag}:*9",
+    ] {
+        let theirs =
+            scan(|words| pair.redis.send(&request(&words.iter().map(Vec::as_slice).collect::<Vec<_>>()), 1).remove(0), options);
+        let ours = scan(|words| pair.ours.command(&words.iter().map(Vec::as_slice).collect::<Vec<_>>()), options);
+        assert_eq!(theirs, ours, "{options}");
+    }
+}
+
+#[test]
+fn inline_commands_give_the_same_replies() {
+    let _alone = alone();
+    let mut pair = Pair::new();
+    let lines = [
+        "PING\r\n",
+        "ping\n",
+        "  PING   x  \r\n",
+        "SET \"a b\" 'c d'\r\n",
+        "GET \"a\\x20b\"\r\n",
+        "SET q \"\\n\\r\\t\\b\\a\\\\\\\"\"\n",
+        "GET q\r\n",
+        "nosuch 'x y'\n",
+        "FLUSHALL\r\n",
+    ];
+    for line in lines {
+        assert_eq!(text(&pair.redis.send(line.as_bytes(), 1)[0]), text(&pair.ours.send(line.as_bytes())), "{line:?}");
+    }
+    // Empty requests have no reply.
+    let quiet = b"\r\n\n*0\r\n*-1\r\n  \r\nPING\r\n";
+    assert_eq!(pair.redis.send(quiet, 1).concat(), pair.ours.send(quiet));
+}
+
+#[test]
+fn malformed_requests_end_the_connection_with_the_same_words() {
+    let _alone = alone();
+    let long = |prefix: &str| [prefix.as_bytes(), &vec![b'1'; 70_000]].concat();
+    let inputs: Vec<Vec<u8>> = vec![
+        b"*x\r\n".to_vec(),
+        b"*\r\n".to_vec(),
+        b"*1\r\nPING\r\n".to_vec(),
+        b"*1\r\n+PING\r\n".to_vec(),
+        b"*1\r\n$-1\r\n".to_vec(),
+        b"*1\r\n$x\r\n".to_vec(),
+        b"*1\r\n$9999999999\r\n".to_vec(),
+        b"*99999999999\r\n".to_vec(),
+        b"*3000000000\r\n".to_vec(),
+        b"*2\r\n$4\r\nECHO\r\n:1\r\n".to_vec(),
+        b"PING\r\n*1\r\n$4\r\nPING\r\n*z\r\nPING\r\n".to_vec(),
+        b"GET \"a\r\n".to_vec(),
+        b"GET 'a'b\r\n".to_vec(),
+        b"POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        b"Host: x\r\nPING\r\n".to_vec(),
+        b"QUIT\r\nPING\r\n".to_vec(),
+        b"*1\r\n$4\r\nquit\r\n*1\r\n$4\r\nPING\r\n".to_vec(),
+        long("*"),
+        long("*1\r\n$"),
+        long(""),
+    ];
+    for input in inputs {
+        let theirs = Redis::shared().connect().rest(&input);
+        let mut ours = Connection::new(1);
+        let reply = ours.send(&input);
+        let shown = text(&input[..input.len().min(60)]);
+        assert!(ours.is_closed, "{shown:?} leaves the connection open");
+        assert_eq!(text(&theirs), text(&reply), "{shown:?}");
+    }
+}

@@ -1,0 +1,243 @@
+//! The RESP gateway: requests however they arrive, whatever they hold.
+
+mod common;
+
+use common::{request, Connection};
+use proptest::prelude::*;
+use psmr_core::gateway::{Failure, Gateway};
+use psmr_services::resp::table::{dependency, explain, find, Dependency};
+use psmr_services::resp::Limits;
+
+const PIPELINE: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$12\r\nabc\r\ndef\r\n12\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\nPING hello\r\nset \"b c\" '1'\n\
+    *1\r\n$4\r\nINCR\r\n*2\r\n$4\r\nINCR\r\n$3\r\nb c\r\n*0\r\n\r\n*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*2\r\n$3\r\nGET\r\n$4\r\nnone\r\n\
+    *5\r\n$4\r\nMSET\r\n$1\r\nx\r\n$1\r\n1\r\n$1\r\ny\r\n$1\r\n2\r\n*4\r\n$4\r\nMGET\r\n$1\r\nx\r\n$1\r\nz\r\n$1\r\ny\r\nDBSIZE\r\nNOSUCH\r\n";
+
+fn expected() -> Vec<u8> {
+    Connection::new(1).send(PIPELINE)
+}
+
+#[test]
+fn a_pipeline_is_answered_in_order() {
+    let text = String::from_utf8(expected()).expect("text");
+    let before = "+OK\r\n$12\r\nabc\r\ndef\r\n12\r\n$5\r\nhello\r\n+OK\r\n-ERR wrong number of arguments for 'incr' command\r\n:2\r\n%7\r\n";
+    let after =
+        "_\r\n+OK\r\n*3\r\n$1\r\n1\r\n_\r\n$1\r\n2\r\n:4\r\n-ERR unknown command 'NOSUCH', with args beginning with: \r\n";
+    assert!(text.starts_with(before), "{text}");
+    assert!(text.ends_with(after), "{text}");
+}
+
+#[test]
+fn input_may_be_split_at_every_byte() {
+    for at in 1..PIPELINE.len() {
+        let mut connection = Connection::new(1);
+        let mut out = connection.send(&PIPELINE[..at]);
+        out.extend(connection.send(&PIPELINE[at..]));
+        assert_eq!(out, expected(), "split at {at}");
+    }
+    let mut connection = Connection::new(1);
+    let out: Vec<u8> = PIPELINE.iter().flat_map(|byte| connection.send(&[*byte])).collect();
+    assert_eq!(out, expected());
+}
+
+#[test]
+fn a_sink_that_is_full_gets_the_rest_later() {
+    for room in 1..5 {
+        let mut connection = Connection::new(1);
+        connection.room = room;
+        assert_eq!(connection.send(PIPELINE), expected());
+    }
+}
+
+#[test]
+fn commands_go_the_cheapest_way() {
+    let mut connection = Connection::new(1);
+    for (words, single, multi, reads) in [
+        ("SET k v", 1, 0, 0),
+        ("GET k", 0, 0, 1),
+        ("MSET {t}a 1 {t}b 2", 1, 0, 0),
+        ("MGET {t}a {t}b", 0, 0, 1),
+        ("DEL {t}a {t}b", 1, 0, 0),
+        ("EXISTS {t}a {t}b", 0, 0, 1),
+        ("MSET a 1 b 2 c 3", 0, 1, 0),
+        ("MGET a b c", 0, 1, 0),
+        ("DBSIZE", 0, 1, 0),
+        ("SCAN 0", 0, 0, 1),
+        ("FLUSHALL", 0, 1, 0),
+        ("PING", 0, 0, 0),
+        ("TTL k", 0, 0, 1),
+        ("GET", 0, 0, 0),
+    ] {
+        let before = (connection.engine.single, connection.engine.multi, connection.engine.reads);
+        connection.words(words);
+        let engine = &connection.engine;
+        assert_eq!(
+            (engine.single - before.0, engine.multi - before.1, engine.reads - before.2),
+            (single, multi, reads),
+            "{words}"
+        );
+    }
+}
+
+#[test]
+fn a_cluster_of_one_group_needs_no_barrier() {
+    let mut connection = Connection::with(1, 1, Limits::default());
+    for (words, reply) in [
+        ("MSET a 1 b 2", "+OK\r\n"),
+        ("DBSIZE", ":2\r\n"),
+        ("MGET a b", "*2\r\n$1\r\n1\r\n$1\r\n2\r\n"),
+        ("FLUSHALL", "+OK\r\n"),
+        ("DBSIZE", ":0\r\n"),
+    ] {
+        assert_eq!(connection.words(words), reply);
+    }
+    assert_eq!(connection.engine.multi, 0);
+}
+
+#[test]
+fn time_passes_by_the_clocks() {
+    let mut connection = Connection::new(1);
+    (connection.engine.now_ms, connection.engine.wall_ms) = (1_000_000, 1_000_000);
+    assert_eq!(connection.words("SET k v EX 10"), "+OK\r\n");
+    assert_eq!(connection.words("TTL k"), ":10\r\n");
+    assert_eq!(connection.engine.time_marks, 0);
+    connection.engine.wall_ms += 4_400;
+    assert_eq!(connection.words("GET k"), "$1\r\nv\r\n");
+    assert_eq!(connection.engine.time_marks, 0, "GET needs no time before the key is due");
+    assert_eq!((connection.words("PTTL k"), connection.words("TTL k")), (":5600\r\n".to_owned(), ":6\r\n".to_owned()));
+    assert_eq!(connection.engine.time_marks, 1);
+    connection.engine.wall_ms += 5_600;
+    assert_eq!((connection.words("GET k"), connection.words("TTL k")), ("$-1\r\n".to_owned(), ":-2\r\n".to_owned()));
+    assert_eq!(connection.engine.time_marks, 2);
+    // An expiry beyond the end of time is found out only where the time is known.
+    for (command, name) in [("SET k v PX 9223372036854775807", "set"), ("PEXPIRE k 9223372036854775807", "pexpire")] {
+        assert_eq!(connection.words(command), format!("-ERR invalid expire time in '{name}' command\r\n"));
+    }
+}
+
+#[test]
+fn keys_and_requests_have_limits() {
+    let limits = Limits { key_bytes_max: 4, bulk_bytes_max: 1000, ..Limits::default() };
+    let mut connection = Connection::with(1, 16, limits);
+    assert_eq!(connection.words("MSET four 1 fiver 2"), "-ERR key of 5 bytes: a key has at most 4 bytes\r\n");
+    assert_eq!(connection.words("EXISTS four"), ":0\r\n");
+    assert_eq!(connection.words("CONFIG GET proto-max-bulk-len"), "*2\r\n$18\r\nproto-max-bulk-len\r\n$4\r\n1000\r\n");
+    assert_eq!(connection.send(b"*2\r\n$3\r\nGET\r\n$1001\r\n"), b"-ERR Protocol error: invalid bulk length\r\n");
+    assert!(connection.is_closed);
+}
+
+#[test]
+fn failures_are_told_apart() {
+    let mut connection = Connection::new(1);
+    assert!(connection.failure(Failure::Refused).starts_with("-TRYAGAIN "));
+    assert!(connection.failure(Failure::Unknown).starts_with("-UNKNOWN "));
+}
+
+#[test]
+fn clients_are_listed_as_they_call_themselves() {
+    let mut connection = Connection::new(7);
+    assert_eq!(connection.words("CLIENT ID"), ":7\r\n");
+    for words in ["CLIENT SETNAME worker-1", "CLIENT SETINFO lib-name redis-py", "CLIENT SETINFO LIB-VER 5.0.1"] {
+        assert_eq!(connection.words(words), "+OK\r\n");
+    }
+    assert_eq!(connection.words("CLIENT SETINFO lib-foo x"), "-ERR Unrecognized option 'lib-foo'\r\n");
+    let line = "id=7 addr=127.0.0.1:7 name=worker-1 age=0 flags=N db=0 user=default lib-name=redis-py lib-ver=5.0.1 resp=2\n";
+    assert_eq!(connection.words("CLIENT INFO"), format!("${}\r\n{line}\r\n", line.len()));
+    assert!(connection.words("CLIENT LIST").contains(line));
+    assert_eq!(connection.words("CLIENT LIST ID 7"), connection.words("CLIENT INFO"));
+    assert_eq!(connection.gateway.info().name, "worker-1");
+    assert_eq!(connection.gateway.info().library_version, "5.0.1");
+}
+
+#[test]
+fn the_server_tells_what_it_is() {
+    let mut connection = Connection::new(7);
+    let info = connection.words("INFO");
+    for line in [
+        "# Server\r\n",
+        "redis_version:7.0.15\r\n",
+        "psmr_replica:1\r\n",
+        "psmr_durability:fsync\r\n",
+        "# Clients\r\nconnected_clients:2\r\n",
+    ] {
+        assert!(info.contains(line), "{line} is not in {info}");
+    }
+    assert_eq!(connection.words("INFO cluster clients").matches('#').count(), 2);
+    assert_eq!(connection.words("INFO nothing"), "$0\r\n\r\n");
+    assert_eq!(connection.words("COMMAND COUNT"), format!(":{}\r\n", explain().len()));
+    assert!(connection.words("COMMAND").starts_with(&format!("*{}\r\n*10\r\n$3\r\nget\r\n:2\r\n", explain().len())));
+    let docs = "*2\r\n$3\r\nget\r\n*8\r\n$7\r\nsummary\r\n$22\r\nGet the value of a key\r\n$5\r\nsince\r\n$5\r\n1.0.0\r\n$5\r\ngroup\r\n$6\r\nstring\r\n$10\r\ncomplexity\r\n$4\r\nO(1)\r\n";
+    assert_eq!(connection.words("COMMAND DOCS get nothing"), docs);
+    assert_eq!(
+        connection.words("CONFIG GET append*"),
+        "*4\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n"
+    );
+}
+
+#[test]
+fn conflicts_follow_from_the_table() {
+    let access = |name: &str| find(name.as_bytes()).map(|(_, spec)| spec.access).expect("a command");
+    for (one, other, expected) in [
+        ("get", "get", Dependency::Never),
+        ("get", "set", Dependency::SameKey),
+        ("incr", "mset", Dependency::SameKey),
+        ("scan", "set", Dependency::SameGroup),
+        ("scan", "dbsize", Dependency::Never),
+        ("dbsize", "set", Dependency::Always),
+        ("flushall", "get", Dependency::Always),
+        ("ping", "flushall", Dependency::Never),
+    ] {
+        assert_eq!(dependency(access(one), access(other)), expected, "{one} {other}");
+    }
+}
+
+/// Bytes that look like requests, here and there.
+fn noise() -> BoxedStrategy<Vec<u8>> {
+    let piece = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..20),
+        prop::sample::select(vec![
+            &b"*3\r\n$3\r\nSET\r\n"[..],
+            b"$1\r\nk\r\n",
+            b"*1\r\n",
+            b"*2\r\n$4\r\nINCR\r\n",
+            b"$-1\r\n",
+            b"\r\n",
+            b"\n",
+            b"*",
+            b"$",
+            b"GET k\r\n",
+            b"*99999\r\n",
+            b"$1000\r\n",
+            b"\"",
+            b"*2\r\n$6\r\nCLIENT\r\n",
+            b"*-5\r\n",
+            b"*1\r\n$0\r\n\r\n",
+            b"SCAN 5 MATCH [\r\n",
+        ])
+        .prop_map(<[u8]>::to_vec),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat()).boxed()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_are_answered_or_refused_the_same_however_they_are_split(input in noise(), cuts in prop::collection::vec(0..200usize, 0..4)) {
+        let mut whole = Connection::new(1);
+        let expected = whole.send(&input);
+        let mut split = Connection::new(1);
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(input.len())).chain([0, input.len()]).collect();
+        cuts.sort_unstable();
+        let out: Vec<u8> = cuts.windows(2).flat_map(|range| split.send(&input[range[0]..range[1]])).collect();
+        prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
+        prop_assert_eq!(split.is_closed, whole.is_closed);
+    }
+
+    #[test]
+    fn values_of_any_bytes_come_back(key in prop::collection::vec(any::<u8>(), 0..60), value in prop::collection::vec(any::<u8>(), 0..60)) {
+        let mut connection = Connection::new(1);
+        prop_assert_eq!(connection.command(&[b"SET", &key, &value]), b"+OK\r\n");
+        let expected = [format!("${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
+        prop_assert_eq!(connection.send(&request(&[b"get", &key])), expected);
+    }
+}

@@ -1,0 +1,4 @@
+//! What has to hold in every run.
+
+pub mod linearizability;
+pub mod witness;

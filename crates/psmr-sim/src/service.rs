@@ -1,0 +1,315 @@
+//! The service under test: registers. A command writes keys of one or several groups; what it writes depends on everything
+//! that was there before, and its reply shows that, so that any two executions that differ are told apart.
+//!
+//! ```text
+//! payload = id u64, flags u8, count u8, (group u8, index u8) per key
+//! reply   = now_ms u64, groups u8, (group u8, position u64) per group, (version u64, value u64) per key
+//! ```
+
+use bytes::Bytes;
+use psmr_core::command::{GroupId, GroupSet};
+use psmr_core::routing::Topology;
+use psmr_core::service::{Command, Context, Handles, Partition, ReadContext, ReadOutcome, Replies, Service, Slice};
+use psmr_core::wire::{Malformed, Reader, Write};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The read depends on the group's clock.
+const FLAG_TIMED: u8 = 1;
+
+/// A register: the group that it is in, and which one of that group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Its group.
+    pub group: GroupId,
+    /// Which one.
+    pub index: u8,
+}
+
+/// What a register holds: how often it was written, and a mix of all that has gone into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// How often it was written.
+    pub version: u64,
+    /// What was written last.
+    pub value: u64,
+}
+
+/// A command, as clients issue it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Unique in a run.
+    pub id: u64,
+    /// The read depends on time.
+    pub timed: bool,
+    /// What it touches.
+    pub keys: Vec<Key>,
+}
+
+/// What a request was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The group clock.
+    pub now_ms: u64,
+    /// Per group of γ: how many writes the group had executed, the present one included.
+    pub places: Vec<(GroupId, u64)>,
+    /// Per key: what was there before (for a write), or what is there (for a read).
+    pub cells: Vec<Cell>,
+}
+
+impl Request {
+    /// γ of the command.
+    pub fn gamma(&self) -> GroupSet {
+        self.keys.iter().map(|key| key.group).collect()
+    }
+
+    /// The bytes that are multicast.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.u64(self.id);
+        out.u8(if self.timed { FLAG_TIMED } else { 0 });
+        out.u8(self.keys.len() as u8);
+        for key in &self.keys {
+            out.u8(key.group.0);
+            out.u8(key.index);
+        }
+        out
+    }
+
+    fn decode(payload: &[u8]) -> Result<Request, Malformed> {
+        let mut reader = Reader::new(Bytes::copy_from_slice(payload));
+        let id = reader.u64("id")?;
+        let timed = reader.u8("flags")? & FLAG_TIMED != 0;
+        let mut keys = Vec::new();
+        for _ in 0..reader.u8("key count")? {
+            keys.push(Key { group: GroupId(reader.u8("group")?), index: reader.u8("index")? });
+        }
+        Ok(Request { id, timed, keys })
+    }
+}
+
+impl Reply {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.u64(self.now_ms);
+        out.u8(self.places.len() as u8);
+        for (group, place) in &self.places {
+            out.u8(group.0);
+            out.u64(*place);
+        }
+        for cell in &self.cells {
+            out.u64(cell.version);
+            out.u64(cell.value);
+        }
+    }
+
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn decode(bytes: &[u8]) -> Result<Reply, Malformed> {
+        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+        let mut reply = Reply { now_ms: reader.u64("now")?, places: Vec::new(), cells: Vec::new() };
+        for _ in 0..reader.u8("group count")? {
+            reply.places.push((GroupId(reader.u8("group")?), reader.u64("place")?));
+        }
+        while !reader.is_at_end() {
+            reply.cells.push(Cell { version: reader.u64("version")?, value: reader.u64("value")? });
+        }
+        Ok(reply)
+    }
+}
+
+/// A write that a replica executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// Which request.
+    pub id: u64,
+    /// The group clock that it saw.
+    pub now_ms: u64,
+    /// Per group of γ: the group's place for it (from 1), and the group's history up to it, hashed.
+    pub places: Vec<(GroupId, u64, u64)>,
+    /// What it wrote.
+    pub written: Vec<(Key, Cell)>,
+}
+
+/// What the partitions of one replica tell the simulator.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// Writes since they were last taken.
+    pub executed: Vec<Executed>,
+    /// Per group: how many writes it holds, and their hash.
+    pub state: Vec<(u64, u64)>,
+}
+
+/// The records of one replica, shared by its partitions.
+#[derive(Clone, Debug, Default)]
+pub struct Recorder(Arc<Mutex<Records>>);
+
+impl Recorder {
+    /// Access to the records.
+    pub fn records(&self) -> MutexGuard<'_, Records> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn set_state(&self, group: GroupId, state: (u64, u64)) {
+        let records = &mut *self.records();
+        if records.state.len() <= group.index() {
+            records.state.resize(group.index() + 1, (0, 0));
+        }
+        records.state[group.index()] = state;
+    }
+}
+
+/// Mixes `value` into `hash`.
+pub fn mix(hash: u64, value: u64) -> u64 {
+    let mixed = (hash ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed ^ (mixed >> 29)
+}
+
+/// One group's registers.
+#[derive(Debug)]
+pub struct Registers {
+    group: GroupId,
+    executed: u64,
+    chain: u64,
+    cells: BTreeMap<u8, Cell>,
+    recorder: Recorder,
+}
+
+impl Registers {
+    fn cell(&self, key: Key) -> Cell {
+        self.cells.get(&key.index).copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, key: Key, value: u64) -> (Key, Cell) {
+        let cell = Cell { version: self.cell(key).version + 1, value };
+        self.cells.insert(key.index, cell);
+        (key, cell)
+    }
+
+    /// Takes the next place for a write.
+    fn place(&mut self, id: u64, now_ms: u64, seed: u64, value: u64) -> (GroupId, u64, u64) {
+        self.executed += 1;
+        self.chain = mix(mix(mix(mix(self.chain, id), now_ms), seed), value);
+        self.recorder.set_state(self.group, (self.executed, self.chain));
+        (self.group, self.executed, self.chain)
+    }
+
+    fn write(&mut self, request: &Request, seed: u64, context: &Context) -> Reply {
+        let cells: Vec<Cell> = request.keys.iter().map(|key| self.cell(*key)).collect();
+        let value = value_of(request.id, &cells);
+        let written = request.keys.iter().map(|key| self.set(*key, value)).collect();
+        let place = self.place(request.id, context.now_ms, seed, value);
+        let executed = Executed { id: request.id, now_ms: context.now_ms, places: vec![place], written };
+        self.recorder.records().executed.push(executed);
+        Reply { now_ms: context.now_ms, places: vec![(self.group, self.executed)], cells }
+    }
+
+    fn look(&self, request: &Request, now_ms: u64) -> Reply {
+        let cells = request.keys.iter().map(|key| self.cell(*key)).collect();
+        Reply { now_ms, places: vec![(self.group, self.executed)], cells }
+    }
+}
+
+fn value_of(id: u64, before: &[Cell]) -> u64 {
+    before.iter().fold(mix(1, id), |hash, cell| mix(mix(hash, cell.version), cell.value))
+}
+
+fn request(payload: &[u8]) -> Request {
+    Request::decode(payload).expect("the simulator's clients send well-formed requests")
+}
+
+impl Partition for Registers {
+    fn execute(&mut self, slice: Slice<'_>, context: &Context, replies: &mut Replies) {
+        for command in slice {
+            let request = request(command.payload);
+            let reply =
+                if command.read { self.look(&request, context.now_ms) } else { self.write(&request, command.seed, context) };
+            reply.encode(&mut replies.bytes);
+            replies.end();
+        }
+    }
+
+    fn read(&self, payload: &[u8], context: &ReadContext, reply: &mut Vec<u8>) -> ReadOutcome {
+        let request = request(payload);
+        if request.timed && !context.time_is_settled && context.wall_ms > context.now_ms {
+            return ReadOutcome::NeedsTime;
+        }
+        self.look(&request, context.now_ms).encode(reply);
+        ReadOutcome::Done
+    }
+
+    fn snapshot(&self, out: &mut Vec<u8>) {
+        out.u64(self.executed);
+        out.u64(self.chain);
+        for (index, cell) in &self.cells {
+            out.u8(*index);
+            out.u64(cell.version);
+            out.u64(cell.value);
+        }
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let text = |error: Malformed| error.to_string();
+        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+        self.executed = reader.u64("executed").map_err(text)?;
+        self.chain = reader.u64("chain").map_err(text)?;
+        self.cells.clear();
+        while !reader.is_at_end() {
+            let index = reader.u8("index").map_err(text)?;
+            let version = reader.u64("version").map_err(text)?;
+            self.cells.insert(index, Cell { version, value: reader.u64("value").map_err(text)? });
+        }
+        self.recorder.set_state(self.group, (self.executed, self.chain));
+        Ok(())
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// The service of one replica.
+#[derive(Debug, Default)]
+pub struct RegisterService {
+    /// Where its executions are recorded.
+    pub recorder: Recorder,
+}
+
+impl Service for RegisterService {
+    fn name(&self) -> &str {
+        "registers"
+    }
+
+    fn partition(&self, group: GroupId, _topology: &Topology) -> Box<dyn Partition> {
+        self.recorder.set_state(group, (0, 0));
+        let (executed, chain, cells) = (0, 0, BTreeMap::new());
+        Box::new(Registers { group, executed, chain, cells, recorder: self.recorder.clone() })
+    }
+
+    fn execute(&self, handles: &mut Handles<'_>, command: Command<'_>, context: &Context, reply: &mut Vec<u8>) {
+        let request = request(command.payload);
+        let cells: Vec<Cell> = request.keys.iter().map(|key| registers(handles, key.group).cell(*key)).collect();
+        let gamma = handles.gamma();
+        let places = if command.read {
+            gamma.iter().map(|group| (group, registers(handles, group).executed)).collect()
+        } else {
+            let value = value_of(request.id, &cells);
+            let written = request.keys.iter().map(|key| registers(handles, key.group).set(*key, value)).collect();
+            let places: Vec<(GroupId, u64, u64)> = gamma
+                .iter()
+                .map(|group| registers(handles, group).place(request.id, context.now_ms, command.seed, value))
+                .collect();
+            let short = places.iter().map(|(group, place, _)| (*group, *place)).collect();
+            self.recorder.records().executed.push(Executed { id: request.id, now_ms: context.now_ms, places, written });
+            short
+        };
+        Reply { now_ms: context.now_ms, places, cells }.encode(reply);
+    }
+}
+
+fn registers<'h>(handles: &'h mut Handles<'_>, group: GroupId) -> &'h mut Registers {
+    let partition = handles.get(group).expect("γ of a request is made of its keys' groups");
+    partition.as_any_mut().downcast_mut().expect("all partitions are of this service")
+}

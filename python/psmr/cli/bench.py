@@ -1,0 +1,160 @@
+"""`psmr bench`: measure a service under load, alone or against a peer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from psmr.cli.options import DIRECTORY, format_option, layout_options, terminate_as_interrupt
+
+if TYPE_CHECKING:
+    from psmr.bench.measure import Measurement, Summary
+
+PEERS = ("redis", "redis-aof", "redis-wait", "one-group")
+
+
+@click.group()
+def bench() -> None:
+    """Measure a service under load."""
+
+
+@bench.command("kv")
+@click.option("--connections", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Clients.")
+@click.option(
+    "--depth",
+    type=click.IntRange(1, 100_000),
+    default=16,
+    show_default=True,
+    help="Commands that a client sends before it waits for their replies.",
+)
+@click.option("--keys", type=click.IntRange(1, 1 << 30), default=100_000, show_default=True, help="Size of the key space.")
+@click.option("--value-bytes", type=click.IntRange(8, 64 << 20), default=8, show_default=True, help="Size of each value.")
+@click.option("--reads", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of the commands that read.")
+@click.option("--zipf", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="Skew of the keys; 0 takes all alike.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 1e9),
+    default=0.0,
+    show_default=True,
+    help="Commands per second on a schedule, timed from when each was due; 0 sends as fast as replies come.",
+)
+@click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=5.0, show_default=True, help="Length of one run.")
+@click.option("--protocol", type=click.Choice(["resp", "native"]), default="resp", show_default=True, help="Protocol.")
+@click.option(
+    "--spread",
+    type=click.Choice(["all", "one"]),
+    default="all",
+    show_default=True,
+    help="Connect to all replicas in turn, or to one alone.",
+)
+@click.option("--connect", "address", metavar="HOST:PORT", help="A cluster that runs already.  [default: start one]")
+@layout_options
+@click.option("--data", type=DIRECTORY, metavar="DIR", help="Where the cluster lives.  [default: a temporary directory]")
+@click.option("--against", type=click.Choice(PEERS), help="A peer to measure in alternation.")
+@click.option("--pairs", type=click.IntRange(1, 1000), default=9, show_default=True, help="Runs of each, with --against.")
+@format_option
+def kv(
+    connections: int,
+    depth: int,
+    keys: int,
+    value_bytes: int,
+    reads: float,
+    zipf: float,
+    rate: float,
+    seconds: float,
+    protocol: Literal["resp", "native"],
+    spread: Literal["all", "one"],
+    address: str | None,
+    replicas: int | None,
+    groups: int | None,
+    streams: int | None,
+    workers: int | None,
+    durability: str | None,
+    data: Path | None,
+    against: str | None,
+    pairs: int,
+    output: str,
+) -> None:
+    """Measure the key-value store. Every reply is checked, and one wrong reply fails the run."""
+    from psmr.bench import launch, measure
+    from psmr.bench.workload import Workload
+    from psmr.cluster import Options
+    from psmr.cluster_directory import Layout
+
+    terminate_as_interrupt()
+    if address is not None and any((replicas, groups, streams, workers, durability, data)):
+        raise click.UsageError("--connect takes a cluster as it is: leave out the options that make a new one.")
+    workload = Workload(
+        connections=connections,
+        depth=depth,
+        keys=keys,
+        value_bytes=value_bytes,
+        reads=reads,
+        zipf=zipf,
+        rate=rate,
+        seconds=seconds,
+        protocol=protocol,
+        spread=spread,
+    )
+    options = Options(Layout("kv", replicas, groups, streams, durability), workers=workers, data=data)
+    with contextlib.ExitStack() as stack:
+        system = stack.enter_context(launch.psmr_local(options)) if address is None else launch.psmr_connected(address)
+        measure.preload(system, workload)
+        if against is None:
+            _print_one(measure.measure(system, workload), output)
+            return
+        rival = stack.enter_context(launch.peer(against, options))
+        measure.preload(rival, workload)
+        summary = measure.summarise(measure.compare(system, rival, workload, pairs, _tell_pair(pairs)))
+    if output == "json":
+        click.echo(json.dumps({"workload": asdict(workload), **summary}))
+    else:
+        _print_summary(summary)
+
+
+def _tell_pair(pairs: int) -> Callable[[int], None]:
+    def tell(number: int) -> None:
+        click.echo(f"pair {number} of {pairs}", err=True)
+
+    return tell
+
+
+def _print_one(measured: Measurement, output: str) -> None:
+    from psmr.cli.tables import print_tables, table
+
+    if output == "json":
+        click.echo(json.dumps(measured))
+        return
+    latency = measured["latency_us"]
+    shown = table("system", "commands/s", "p50 µs", "p99 µs", "p99.9 µs", "server CPU µs")
+    shown.add_row(
+        measured["system"],
+        _number(measured["per_second"]),
+        _number(latency["p50"]),
+        _number(latency["p99"]),
+        _number(latency["p999"]),
+        _number(measured["server_cpu_us"], 2),
+    )
+    print_tables(shown)
+
+
+def _print_summary(summary: Summary) -> None:
+    from psmr.cli.tables import print_tables, table
+
+    shown = table("median of", "commands/s", "p50 µs", "p99 µs", "p99.9 µs", "server CPU µs")
+    for system, median in summary["median"].items():
+        latencies = [_number(median[f"latency_us_{name}"]) for name in ("p50", "p99", "p999")]
+        shown.add_row(system, _number(median["per_second"]), *latencies, _number(median["server_cpu_us"], 2))
+    ratio = summary["ratio"]
+    shown.add_row("ratio", _number(ratio["per_second"], 2), "", "", "", _number(ratio["server_cpu_us"], 2))
+    print_tables(shown)
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"

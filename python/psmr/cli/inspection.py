@@ -1,0 +1,89 @@
+"""`psmr status`, `psmr verify`, `psmr explain`: what a cluster is doing, and what a service is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from psmr import _psmr
+from psmr import status as cluster_status
+from psmr.cli.options import connect_option, format_option, service_argument
+from psmr.cli.tables import print_tables, table
+from psmr.errors import RuntimeFailure
+
+VERIFY_TIMEOUT_S = 60.0
+
+
+@click.command()
+@connect_option
+@format_option
+def status(address: str, output: str) -> None:
+    """Show the state of every replica of a cluster."""
+    cluster = cluster_status.of_cluster(address)
+    if output == "json":
+        click.echo(json.dumps(cluster))
+        return
+    replicas = table("replica", "pid", "state", "durability", "workers", "leads", "delivered", "queue")
+    for replica in cluster["replicas"]:
+        leads = " ".join(str(stream["id"]) for stream in replica["streams"] if stream["role"] == "leader")
+        delivered = sum(group["delivered"] for group in replica["groups"])
+        queue = sum(group["queue"] for group in replica["groups"])
+        replicas.add_row(
+            str(replica["id"]),
+            str(replica["pid"] or "-"),
+            replica["state"],
+            replica["durability"],
+            str(replica["workers"] or "-"),
+            leads or "-",
+            f"{delivered:,}",
+            f"{queue:,}",
+        )
+    print_tables(replicas)
+
+
+@click.command()
+@connect_option
+@format_option
+def verify(address: str, output: str) -> None:
+    """Compare the state of all replicas at one consistent cut. Exits with 1 if they differ or one is missing."""
+    cluster_status.check_address(address)
+    answer = _psmr.verify(address, VERIFY_TIMEOUT_S)
+    found: dict[str, Any] = json.loads(answer)
+    if output == "json":
+        click.echo(answer)
+    else:
+        digests = table("replica", "digest", title=f"state at cut {found['cut']}")
+        for replica in found["replicas"]:
+            digests.add_row(str(replica["id"]), replica["digest"])
+        print_tables(digests)
+    if not found["equal"]:
+        raise RuntimeFailure("the replicas' states differ: please report it, with their data directories")
+    if found["missing"]:
+        missing = ", ".join(map(str, found["missing"]))
+        raise RuntimeFailure(f"no answer from replica {missing}: `psmr status` shows its state; start it and try again")
+
+
+@click.command()
+@service_argument
+@format_option
+def explain(service: str, output: str) -> None:
+    """Show which commands of a service depend on each other (C-Dep), and the groups of each (C-G)."""
+    answer = _psmr.explain(service)
+    if output == "json":
+        click.echo(answer)
+        return
+    explained: dict[str, Any] = json.loads(answer)
+    commands = [entry["command"] for entry in explained["c_g"]]
+    when = {(pair["a"], pair["b"]): pair["when"] for pair in explained["c_dep"]}
+    marks = {mark: str(number) for number, mark in enumerate(sorted(set(when.values())), start=1)}
+    legend = ", ".join(f"{number}: {mark}" for mark, number in marks.items())
+    dependencies = table("", *commands, title=f"C-Dep: commands that may not run concurrently ({legend})", narrow=True)
+    for a in commands:
+        found = (when.get((a, b), when.get((b, a))) for b in commands)
+        dependencies.add_row(a, *("" if mark is None else marks[mark] for mark in found))
+    groups = table("command", "groups", "mode", title="C-G: the groups that a command is multicast to")
+    for entry in explained["c_g"]:
+        groups.add_row(entry["command"], entry["groups"], entry["mode"])
+    print_tables(dependencies, groups)

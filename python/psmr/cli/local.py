@@ -1,0 +1,57 @@
+"""`psmr local`: a cluster on this machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from psmr.cli.options import DIRECTORY, FILE, layout_options, service_argument
+from psmr.cluster import PORT_DEFAULT, LocalCluster, Options
+from psmr.cluster_directory import Layout
+
+
+@click.command()
+@service_argument
+@layout_options
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=PORT_DEFAULT,
+    show_default=True,
+    help="The clients' port of replica 1; the other replicas have the ports after it.",
+)
+@click.option("--data", type=DIRECTORY, metavar="DIR", help="Where the cluster lives.  [default: a temporary directory]")
+@click.option("--ready-file", type=FILE, metavar="F", help="Written when the cluster serves: its processes and addresses.")
+@click.option("--restart/--no-restart", default=True, help="Start a replica that died again, after a second.")
+def local(
+    service: str,
+    replicas: int | None,
+    groups: int | None,
+    streams: int | None,
+    workers: int | None,
+    durability: str | None,
+    port: int,
+    data: Path | None,
+    ready_file: Path | None,
+    restart: bool,
+) -> None:
+    """Run a cluster of real processes on this machine, until Ctrl-C."""
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    layout = Layout(service, replicas, groups, streams, durability)
+    cluster = LocalCluster(Options(layout, workers, port, data, ready_file, restart), report)
+    signal.signal(signal.SIGINT, lambda *_: cluster.request_stop())
+    signal.signal(signal.SIGTERM, lambda *_: cluster.request_stop())
+    if stop.is_set():
+        cluster.request_stop()
+    click.echo(f"{service} in {cluster.directory}, durability {cluster.durability}: {' '.join(cluster.addresses)}")
+    cluster.run()
+
+
+def report(line: str) -> None:
+    """Tell what happened to a replica."""
+    click.echo(f"psmr: {line}", err=True)

@@ -1,0 +1,65 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+import signal
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, SERVICES, WORKERS_MAX
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+service_argument = click.argument("service", type=click.Choice(SERVICES))
+connect_option = click.option(
+    "--connect", "address", metavar="HOST:PORT", required=True, help="The client address of any replica."
+)
+format_option = click.option(
+    "--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print."
+)
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def layout_options(command: _Command) -> _Command:
+    """Add the options of a cluster on this machine."""
+    options = [
+        click.option("--replicas", type=click.IntRange(1, REPLICAS_MAX), help="How many replicas.  [default: 3]"),
+        click.option(
+            "--groups",
+            type=click.IntRange(1, GROUPS_MAX),
+            help="Groups, which order and execute commands independently of each other.  [default: 16]",
+        ),
+        click.option(
+            "--streams",
+            type=click.IntRange(1, GROUPS_MAX),
+            help="Consensus logs that carry the groups.  [default: one per replica]",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1, WORKERS_MAX),
+            help="Threads per replica that execute commands.  [default: one per core]",
+        ),
+        click.option(
+            "--durability",
+            type=click.Choice(DURABILITIES),
+            help="fsync: what is acknowledged survives power loss of every machine; "
+            "memory: it survives while a majority keeps running.  [default: fsync]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def terminate_as_interrupt() -> None:
+    """Let SIGTERM end the command as Ctrl-C does, so that it cleans up."""
+
+    def interrupt(_number: int, _frame: types.FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

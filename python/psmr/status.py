@@ -1,0 +1,109 @@
+"""What the replicas of a cluster say about themselves."""
+
+from __future__ import annotations
+
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypedDict
+
+from psmr import _psmr
+from psmr.config import parse_address
+from psmr.errors import RuntimeFailure, UsageError
+
+TIMEOUT_S = 5.0
+
+
+class Stream(TypedDict):
+    """One consensus log: a stream by its number, or the cross log."""
+
+    id: int | str
+    role: str
+    term: int
+    committed: int
+
+
+class Group(TypedDict):
+    """One multicast group."""
+
+    id: int
+    stream: int
+    delivered: int
+    queue: int
+
+
+class Replica(TypedDict):
+    """One replica. `pid` is 0, and the lists are empty, if it does not answer."""
+
+    id: int
+    pid: int
+    state: str
+    durability: str
+    workers: int
+    streams: list[Stream]
+    groups: list[Group]
+
+
+class Cluster(TypedDict):
+    """Every replica of a cluster, ascending by id."""
+
+    replicas: list[Replica]
+
+
+def check_address(text: str) -> str:
+    """Return the address, or refuse what is not `host:port`."""
+    try:
+        parse_address(text)
+    except ValueError:
+        raise UsageError(f'address is "{text}": allowed is host:port with a port from 1 to 65535') from None
+    return text
+
+
+def of_replica(address: str, timeout_s: float = TIMEOUT_S) -> tuple[Replica, dict[int, str]]:
+    """Ask one replica for its state, and for the client addresses of all replicas."""
+    answer = json.loads(_psmr.status(address, timeout_s))
+    clients = {int(number): client for number, client in answer.pop("peers").items()}
+    replica: Replica = {
+        "id": answer["id"],
+        "pid": answer["pid"],
+        "state": answer["state"],
+        "durability": answer["durability"],
+        "workers": answer["workers"],
+        "streams": answer["streams"],
+        "groups": answer["groups"],
+    }
+    clients.setdefault(replica["id"], address)
+    return replica, clients
+
+
+def of_cluster(address: str, timeout_s: float = TIMEOUT_S) -> Cluster:
+    """Ask every replica of the cluster that the one at the address belongs to."""
+    check_address(address)
+    first, clients = of_replica(address, timeout_s)
+    others = {number: client for number, client in clients.items() if number != first["id"]}
+
+    def ask(number: int) -> Replica:
+        try:
+            return of_replica(others[number], timeout_s)[0]
+        except RuntimeFailure:
+            return _silent(number, others[number], first["durability"], timeout_s)
+
+    with ThreadPoolExecutor(max_workers=max(1, len(others))) as pool:
+        replicas = [first, *pool.map(ask, others)]
+    return {"replicas": sorted(replicas, key=lambda replica: replica["id"])}
+
+
+def _silent(number: int, address: str, durability: str, timeout_s: float) -> Replica:
+    """A replica without answer. Nobody listening in `memory` durability: what it held is lost."""
+    state = "lost" if durability == "memory" and _is_refused(address, timeout_s) else "unreachable"
+    return {"id": number, "pid": 0, "state": state, "durability": durability, "workers": 0, "streams": [], "groups": []}
+
+
+def _is_refused(address: str, timeout_s: float) -> bool:
+    try:
+        socket.create_connection(parse_address(address), timeout_s).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,107 @@
+"""The documents: every command and option is in them, their links lead somewhere, and the README's examples run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import psmr
+from psmr import cli
+from tests.cli.test_usage import COMMANDS
+from tests.e2e.support import consecutive_ports
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs" / "reference" / "command-line.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def section(command: tuple[str, ...]) -> str:
+    """Return what the reference says of a command."""
+    heading = f"\n## psmr {' '.join(command)}\n"
+    text = REFERENCE.read_text()
+    assert heading in text, f"{REFERENCE.name} has no section {heading.strip()}"
+    return text.split(heading)[1].split("\n## ")[0]
+
+
+def find(command: tuple[str, ...]) -> click.Command:
+    found: click.Command = cli.psmr
+    for name in command:
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_option_is_documented(command: tuple[str, ...]) -> None:
+    text = section(command)
+    for parameter in find(command).params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            for name in (*parameter.opts, *parameter.secondary_opts):
+                assert f"`{name}" in text, f"{name} of {' '.join(command)} is not documented"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_documented_option_exists(command: tuple[str, ...]) -> None:
+    known = {name for parameter in find(command).params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert set(re.findall(r"`(--[a-z-]+)", section(command))) <= known
+
+
+def test_every_documented_command_exists() -> None:
+    documented = re.findall(r"^## psmr (.+)$", REFERENCE.read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(" ".join(command) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+        assert (document.parent / target).exists(), f"{target} is not there"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_use_is_short() -> None:
+    assert sum(len(block.splitlines()) for block in (*blocks("sh"), *blocks("python"))) <= 20
+
+
+@pytest.mark.e2e
+def test_the_first_use_in_the_shell(tmp_path: Path) -> None:
+    [script] = blocks("sh")
+    first = consecutive_ports(3)
+    for offset in range(3):
+        script = script.replace(str(7379 + offset), str(first + offset))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    lines = [line for line in ran.stdout.splitlines() if not line.startswith("kv in ")]
+    assert lines[:3] == ["OK", "70", "70"]
+    assert ran.stdout.count("serving") == 3
+    assert ran.stderr == ""
+
+
+def test_the_first_use_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "[b'70', b'0']\n"
+
+
+def test_the_versions_agree() -> None:
+    [rust] = re.findall(r'^rust-version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
+    assert f"Rust {rust} or newer" in (ROOT / "README.md").read_text()
+    assert f"RUST_VERSION := {rust}\n" in (ROOT / "Makefile").read_text()
+    assert f"\n## {psmr.__version__} " in (ROOT / "CHANGELOG.md").read_text()
