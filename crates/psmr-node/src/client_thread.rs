@@ -4,11 +4,11 @@
 //! writes the replies that have come.
 
 use crate::clock::{steady_ms, wall_ms};
-use crate::connection::{Connection, Lent};
+use crate::connection::{Connection, Lent, REPLY_WAIT_MAX};
 use crate::consensus_thread::Input;
 use crate::mailbox::Mailbox;
 use crate::native::{AddressBook, Welcome};
-use crate::native_session::{session_of, Fate, NativeConnection, NativeParts};
+use crate::native_session::{Fate, NativeConnection, NativeParts};
 use crate::router::{ClientInput, Router};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
@@ -77,6 +77,8 @@ pub struct ClientThread {
     touched: Vec<usize>,
     is_touched: Vec<bool>,
     held_up: bool,
+    /// Connections with replies that wait for others.
+    waiting: Vec<usize>,
     next_id: u64,
     scratch: Vec<u8>,
     batches: Vec<Input>,
@@ -109,6 +111,7 @@ impl ClientThread {
             touched: Vec::new(),
             is_touched: Vec::new(),
             held_up: false,
+            waiting: Vec::new(),
             next_id: 1,
             scratch: vec![0; 64 << 10],
             batches: Vec::new(),
@@ -124,7 +127,10 @@ impl ClientThread {
         let mut inputs = Vec::new();
         let mut next_clock = Instant::now();
         while !self.parts.stopping.load(Ordering::SeqCst) {
-            let wait = next_clock.saturating_duration_since(Instant::now());
+            let mut wait = next_clock.saturating_duration_since(Instant::now());
+            if !self.waiting.is_empty() {
+                wait = wait.min(REPLY_WAIT_MAX);
+            }
             // Lets who is ready run first: under load more has come by the time of the poll, and a turn is paid per batch.
             thread::yield_now();
             match self.parts.poll.poll(&mut events, Some(wait)) {
@@ -148,6 +154,9 @@ impl ClientThread {
             if self.held_up {
                 self.held_up = false;
                 (0..self.seats.len()).for_each(|at| self.touch_if_held_up(at));
+            }
+            for at in std::mem::take(&mut self.waiting) {
+                self.touch(at);
             }
             self.work();
         }
@@ -285,7 +294,7 @@ impl ClientThread {
         match input {
             ClientInput::LeaderChange(log) => self.on_leader_change(log),
             ClientInput::Told { connection, text } => self.tell(connection, &text),
-            ClientInput::Event(event) => match session_of(&event) {
+            ClientInput::Event(event) => match event.session() {
                 Some(session) if session != self.native.own => self.on_native_event(session, event),
                 _ => self.on_event(event),
             },
@@ -381,8 +390,9 @@ impl ClientThread {
         self.send();
         for at in &touched {
             let Seat::Client(connection) = &mut self.seats[*at] else { continue };
-            connection.flush();
-            if connection.is_over() {
+            if !connection.flush() {
+                self.waiting.push(*at);
+            } else if connection.is_over() {
                 self.vacate(*at);
             }
         }

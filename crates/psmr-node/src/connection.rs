@@ -8,12 +8,19 @@ use psmr_core::routing::Topology;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
 
 /// Requests of one connection that may wait for their replies.
 const PENDING_MAX: usize = 16 << 10;
 
 /// Bytes of replies that a client may leave unread before no more of its requests are taken.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
+
+/// Replies wait this long for those of other requests that the client has sent already: they then leave together.
+pub const REPLY_WAIT_MAX: Duration = Duration::from_millis(1);
+
+/// Replies wait for no others when there are so many bytes of them.
+const REPLY_WAIT_BYTES_MAX: usize = 16 << 10;
 
 /// A request's place in the order of replies.
 struct Place {
@@ -43,6 +50,8 @@ pub struct Connection {
     taken: usize,
     output: Vec<u8>,
     written: usize,
+    /// Since when replies wait for others.
+    waits_since: Option<Instant>,
     pending: VecDeque<Place>,
     /// The number of the first pending request.
     first: u32,
@@ -76,6 +85,7 @@ impl Connection {
             taken: 0,
             output: Vec::new(),
             written: 0,
+            waits_since: None,
             pending: VecDeque::new(),
             first: 0,
             stalled: None,
@@ -210,8 +220,21 @@ impl Connection {
         }
     }
 
-    /// Writes what is to be written.
-    pub fn flush(&mut self) {
+    /// Writes what is to be written, unless it has to wait for more. False: it has to.
+    pub fn flush(&mut self) -> bool {
+        let more_to_come = !self.pending.is_empty() && !self.closing && self.output.len() < REPLY_WAIT_BYTES_MAX;
+        if more_to_come && !self.output.is_empty() {
+            let since = *self.waits_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < REPLY_WAIT_MAX {
+                return false;
+            }
+        }
+        self.waits_since = None;
+        self.write();
+        true
+    }
+
+    fn write(&mut self) {
         while !self.gone && self.written < self.output.len() {
             match self.stream.write(&self.output[self.written..]) {
                 Ok(0) => self.leave(),

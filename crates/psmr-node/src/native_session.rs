@@ -66,18 +66,6 @@ pub fn log_time_ms(engine: &Engine) -> u64 {
     steady_ms().max(engine.log_time_ms())
 }
 
-/// Whose event it is.
-pub fn session_of(event: &Event) -> Option<SessionId> {
-    match event {
-        Event::Replies { session, .. }
-        | Event::Settled { session, .. }
-        | Event::Refused { session, .. }
-        | Event::Reads { session, .. }
-        | Event::ReadsLost { session, .. } => Some(*session),
-        Event::Snapshot { .. } | Event::Digest { .. } => None,
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Nothing is known about it.

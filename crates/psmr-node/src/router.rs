@@ -59,22 +59,28 @@ impl Router {
 impl Outbox for Router {
     fn hand_on(&self, events: &mut Vec<Event>) {
         let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
-        for event in events.drain(..) {
-            match event {
-                Event::Replies { session, .. }
-                | Event::Settled { session, .. }
-                | Event::Refused { session, .. }
-                | Event::Reads { session, .. }
-                | Event::ReadsLost { session, .. } => {
-                    if let Some(mailbox) = sessions.get(&session) {
-                        mailbox.post(ClientInput::Event(event));
-                    }
-                }
-                Event::Snapshot { cut, group, bytes } => self.consensus.post(Input::Snapshot { cut, group, bytes }),
-                Event::Digest { request, cut, group, state, bookkeeping } => {
-                    self.consensus.post(Input::Digest { request, cut, group, digest: [state, bookkeeping] });
-                }
+        // Neighbours mostly go to the same place: its lock is then taken once.
+        let mut events = events.drain(..).peekable();
+        while let Some(event) = events.next() {
+            let Some(session) = event.session() else {
+                self.hand_to_consensus(event);
+                continue;
+            };
+            let Some(mailbox) = sessions.get(&session) else { continue };
+            let more = std::iter::from_fn(|| events.next_if(|next| next.session() == Some(session)));
+            mailbox.post_all(std::iter::once(event).chain(more).map(ClientInput::Event));
+        }
+    }
+}
+
+impl Router {
+    fn hand_to_consensus(&self, event: Event) {
+        match event {
+            Event::Snapshot { cut, group, bytes } => self.consensus.post(Input::Snapshot { cut, group, bytes }),
+            Event::Digest { request, cut, group, state, bookkeeping } => {
+                self.consensus.post(Input::Digest { request, cut, group, digest: [state, bookkeeping] });
             }
+            _ => {}
         }
     }
 }

@@ -173,6 +173,11 @@ impl Workers {
     }
 
     fn sleep(&self, seat: &Seat) {
+        // Lets who is ready run first: under load they bring more to do, and nobody has to be woken.
+        thread::yield_now();
+        if !self.paused.load(Ordering::SeqCst) && self.has_more() {
+            return;
+        }
         seat.sleeping.store(true, Ordering::SeqCst);
         // Looks once more: who schedules now either sees the flag, or left something that is seen here.
         let stay = self.stopping.load(Ordering::SeqCst) || (!self.paused.load(Ordering::SeqCst) && self.has_more());

@@ -10,6 +10,10 @@ mod services;
 
 use pyo3::prelude::*;
 
+/// Batches are allocated on one thread and freed on another, which costs the system's allocator dearly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[pymodule]
 fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("version", env!("CARGO_PKG_VERSION"))?;

@@ -103,6 +103,7 @@ impl Group {
             self.serve(Due::Time, out);
             engine.time_is_settled(self.id);
         }
+        self.prepare(entry);
         while let Some(item) = entry.item(self.id, self.cursor.items_passed) {
             match item {
                 Item::Run(run) => self.execute_run(entry, run, engine, out),
@@ -117,6 +118,16 @@ impl Group {
             self.cursor.items_passed += 1;
         }
         true
+    }
+
+    /// Tells the service of the commands that come before the next barrier.
+    fn prepare(&self, entry: &Entry) {
+        let items = (self.cursor.items_passed..).map_while(|at| entry.item(self.id, at));
+        for item in items {
+            let Item::Run(run) = item else { return };
+            let commands = Slice::new(entry.commands(&run.commands), true);
+            commands.for_each(|command| self.partition.prepare(command.payload));
+        }
     }
 
     pub(super) fn advance_clock(&mut self, stamp_ms: u64) {
@@ -340,6 +351,7 @@ impl Group {
         } else {
             self.reads.note_round(round, index);
         }
+        self.reads.payloads().for_each(|payload| self.partition.prepare(payload));
         self.serve(Due::Delivered(self.cursor.stream_next - 1), out);
         if !self.reads.is_empty() {
             for (session, token) in self.reads.take_overdue(engine.wall_ms().saturating_sub(READ_WAIT_MS_MAX)) {

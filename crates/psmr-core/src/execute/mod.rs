@@ -39,6 +39,20 @@ pub enum Event {
     Digest { request: u64, cut: u64, group: GroupId, state: u64, bookkeeping: u64 },
 }
 
+impl Event {
+    /// Whose it is; `None`: the replica's.
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Event::Replies { session, .. }
+            | Event::Settled { session, .. }
+            | Event::Refused { session, .. }
+            | Event::Reads { session, .. }
+            | Event::ReadsLost { session, .. } => Some(*session),
+            Event::Snapshot { .. } | Event::Digest { .. } => None,
+        }
+    }
+}
+
 /// Takes events while the group that they come from is still held, so that each session hears of a group in order.
 pub trait Outbox: Send + Sync {
     /// Takes all events out.

@@ -197,6 +197,18 @@ impl PendingReads {
         }
     }
 
+    /// The payloads of the batches whose rounds are done.
+    pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+        self.batches.iter().filter(|pending| pending.index.is_some()).flat_map(|pending| {
+            let mut start = 0;
+            pending.batch.items.iter().map(move |item| {
+                let payload = &pending.batch.bytes[start..item.end as usize];
+                start = item.end as usize;
+                payload
+            })
+        })
+    }
+
     /// Whether a read waits for a time mark.
     pub fn needs_time(&self) -> bool {
         self.batches.iter().any(|p| p.states.contains(&State::NeedsTime))

@@ -259,6 +259,21 @@ impl Encoder<'_> {
 }
 
 impl<'a> Operation<'a> {
+    /// The key of a command that has exactly one.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        match *self {
+            Operation::Get { key }
+            | Operation::Set { key, .. }
+            | Operation::Increment { key, .. }
+            | Operation::Append { key, .. }
+            | Operation::Length { key }
+            | Operation::Expire { key, .. }
+            | Operation::TimeToLive { key }
+            | Operation::Persist { key } => Some(key),
+            _ => None,
+        }
+    }
+
     /// What an `Encoder` wrote; `None` if the bytes are no command.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Option<Operation<'a>> {

@@ -9,6 +9,7 @@
 
 pub mod bytes;
 pub mod command;
+pub mod entries;
 pub mod reply;
 
 mod partition;

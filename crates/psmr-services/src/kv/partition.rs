@@ -56,6 +56,12 @@ impl Partition for KvPartition {
         }
     }
 
+    fn prepare(&self, payload: &[u8]) {
+        if let Some(key) = Operation::decode(payload).and_then(|operation| operation.key()) {
+            self.store.prefetch(place_of(key).hash);
+        }
+    }
+
     fn read(&self, payload: &[u8], context: &ReadContext, reply: &mut Vec<u8>) -> ReadOutcome {
         let horizon_ms = if context.time_is_settled { context.now_ms } else { context.wall_ms.max(context.now_ms) };
         let start = reply.len();

@@ -2,23 +2,15 @@
 //!
 //! Order by hash serves everything at once: a search compares numbers instead of keys, the hash is needed for the slot
 //! anyway, a position is a number that writes cannot invalidate (SCAN), and equal contents have one order (snapshots).
-//! `examples/kv_map` measures maps for this; the standard library's is as fast as a B+-tree of our own, and simpler.
+//! `examples/kv_map` measures maps for this.
 
 use super::bytes::{Key, Value};
-use std::collections::btree_map::{BTreeMap, Entry as MapEntry};
+use super::entries::Entries;
 use std::collections::BTreeSet;
-
-struct Entry {
-    key: Key,
-    value: Value,
-}
 
 /// The entries of a group.
 pub struct Store {
-    /// By hash. Of several keys with one hash, one is here, the others are in `collided`.
-    entries: BTreeMap<u64, Entry>,
-    /// Keys whose hash is that of a key in `entries`.
-    collided: BTreeMap<(u64, Key), Value>,
+    entries: Entries,
     /// Everything that expires, by time. The hash saves computing it again.
     due: BTreeSet<(u64, u64, Key)>,
     /// The time of the first in `due`; the end of time if there is none.
@@ -27,14 +19,14 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Store { entries: BTreeMap::new(), collided: BTreeMap::new(), due: BTreeSet::new(), due_next_ms: u64::MAX }
+        Store { entries: Entries::default(), due: BTreeSet::new(), due_next_ms: u64::MAX }
     }
 }
 
 impl Store {
     /// How many keys there are, expired ones that have not been removed included.
     pub fn len(&self) -> usize {
-        self.entries.len() + self.collided.len()
+        self.entries.len()
     }
 
     /// How many keys have expired at `now_ms` but have not been removed.
@@ -48,16 +40,13 @@ impl Store {
     /// The value of a key, expired or not.
     #[inline]
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<&Value> {
-        let entry = self.entries.get(&hash)?;
-        if entry.key.bytes() == key {
-            return Some(&entry.value);
-        }
-        self.collided_get(hash, key)
+        self.entries.get(hash, key)
     }
 
-    #[cold]
-    fn collided_get(&self, hash: u64, key: &[u8]) -> Option<&Value> {
-        self.collided.get(&(hash, Key::new(key)))
+    /// Fetches what a search for a key with this hash will touch first.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        self.entries.prefetch(hash);
     }
 
     /// The value of a key, to be changed; if it has expired at `now_ms`, it is removed instead.
@@ -66,11 +55,7 @@ impl Store {
         if self.due_next_ms <= now_ms {
             self.remove_if_expired(hash, key, now_ms);
         }
-        let entry = self.entries.get_mut(&hash)?;
-        if entry.key.bytes() == key {
-            return Some(&mut entry.value);
-        }
-        self.collided.get_mut(&(hash, Key::new(key)))
+        self.entries.get_mut(hash, key)
     }
 
     #[cold]
@@ -86,34 +71,16 @@ impl Store {
         if let Some(expires_ms) = value.expires_ms() {
             self.due_add(expires_ms, hash, key.clone());
         }
-        match self.entries.entry(hash) {
-            MapEntry::Vacant(place) => drop(place.insert(Entry { key, value })),
-            MapEntry::Occupied(_) => drop(self.collided.insert((hash, key), value)),
-        }
+        self.entries.insert(hash, key, value);
     }
 
     /// Removes a key; whether it was there.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> bool {
-        let Some(value) = self.remove_entry(hash, key) else { return false };
+        let Some(value) = self.entries.remove(hash, key) else { return false };
         if let Some(expires_ms) = value.expires_ms() {
             self.due_remove(expires_ms, hash, Key::new(key));
         }
         true
-    }
-
-    fn remove_entry(&mut self, hash: u64, key: &[u8]) -> Option<Value> {
-        let entry = self.entries.get(&hash)?;
-        if entry.key.bytes() != key {
-            return self.collided.remove(&(hash, Key::new(key)));
-        }
-        let removed = self.entries.remove(&hash)?;
-        if !self.collided.is_empty() {
-            let heir = self.collided.range((hash, Key::new(b""))..).next().map(|(at, _)| at.clone()).filter(|(h, _)| *h == hash);
-            if let Some(value) = heir.as_ref().and_then(|at| self.collided.remove(at)) {
-                self.entries.insert(hash, Entry { key: heir.map_or(Key::new(b""), |(_, key)| key), value });
-            }
-        }
-        Some(removed.value)
     }
 
     /// Sets or removes the expiry of a key that is there.
@@ -150,7 +117,7 @@ impl Store {
                 return;
             }
             if let Some((_, hash, key)) = self.due.pop_first() {
-                self.remove_entry(hash, key.bytes());
+                self.entries.remove(hash, key.bytes());
             }
             self.due_next_ms = self.due.first().map_or(u64::MAX, |(expires_ms, ..)| *expires_ms);
         }
@@ -162,28 +129,15 @@ impl Store {
     }
 
     /// Calls `each` with hash, key and value, from `hash` on in ascending order of hash and key, until it returns false.
-    pub fn visit_from<'a>(&'a self, hash: u64, mut each: impl FnMut(u64, &'a [u8], &'a Value) -> bool) {
-        for (hash, entry) in self.entries.range(hash..) {
-            if self.collided.is_empty() {
-                if !each(*hash, entry.key.bytes(), &entry.value) {
-                    return;
-                }
-                continue;
-            }
-            let others = self.collided.range((*hash, Key::new(b""))..).take_while(|((h, _), _)| h == hash);
-            let mut same: Vec<(&[u8], &Value)> = others.map(|((_, key), value)| (key.bytes(), value)).collect();
-            same.push((entry.key.bytes(), &entry.value));
-            same.sort_by_key(|(key, _)| *key);
-            if !same.into_iter().all(|(key, value)| each(*hash, key, value)) {
-                return;
-            }
-        }
+    pub fn visit_from<'a>(&'a self, hash: u64, each: impl FnMut(u64, &'a [u8], &'a Value) -> bool) {
+        self.entries.visit_from(hash, each);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     /// By hash and key: value and expiry.
     type Model = BTreeMap<(u64, Vec<u8>), (Vec<u8>, Option<u64>)>;
