@@ -5,6 +5,7 @@ pub mod checkpoints;
 pub mod client;
 pub mod client_thread;
 pub mod clock;
+mod congestion;
 pub mod connection;
 pub mod consensus_thread;
 pub mod data_directory;

@@ -12,6 +12,7 @@ use crate::checkpoints;
 use crate::client::{Client, ClientError, ClientOptions, Direct};
 use crate::client_thread::{ClientThread, GatewayFactory};
 use crate::clock::wall_ms;
+use crate::congestion::unpace;
 use crate::consensus_thread::{About, ConsensusThread, Input, STOP_TIME_MAX};
 use crate::data_directory::{cluster_text, DataDirectory, Identity};
 use crate::log_storage::{FileLog, FileLogOptions};
@@ -136,7 +137,9 @@ fn listen(address: Option<SocketAddr>, what: &str) -> Result<Option<TcpListener>
             NodeError::Usage(format!("cannot listen for {what} on {address}: {e}; choose another port, or stop who uses it"))
         })
     };
-    address.map(bind).transpose()
+    let listener = address.map(bind).transpose()?;
+    listener.iter().for_each(unpace);
+    Ok(listener)
 }
 
 fn address_of(listener: Option<&TcpListener>) -> Result<Option<SocketAddr>, NodeError> {

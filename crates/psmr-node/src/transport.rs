@@ -1,6 +1,7 @@
 //! Connections to peers: one per pair, dialled by the replica with the lower number, with a handshake that refuses other
 //! clusters and other versions, and reconnection with backoff. Runs inside the consensus thread.
 
+use crate::congestion::unpace;
 use crate::peer_frame::{self, Kind};
 use bytes::{Bytes, BytesMut};
 use mio::net::{TcpListener, TcpStream};
@@ -96,6 +97,7 @@ struct Link {
 impl Link {
     fn new(stream: TcpStream) -> Link {
         let _ = stream.set_nodelay(true);
+        unpace(&stream);
         Link { stream, input: BytesMut::new(), output: Vec::new(), written: 0 }
     }
 
