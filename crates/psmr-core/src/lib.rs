@@ -7,6 +7,7 @@ pub mod entry;
 pub mod error;
 pub mod execute;
 pub mod gateway;
+pub mod inbox;
 pub mod log;
 pub mod message;
 pub mod order;

@@ -9,13 +9,16 @@ use common::service::{Lists, Watch};
 use psmr_core::command::{GroupId, GroupSet, LogId, SessionId};
 use psmr_core::deliver::{CommittedLog, ReadRounds};
 use psmr_core::entry::Entry;
+use psmr_core::execute::queues::ReadyQueues;
 use psmr_core::execute::reads::ReadBatch;
 use psmr_core::execute::{Engine, Event, Output};
+use psmr_core::inbox::Inbox;
 use psmr_core::planted::PlantedErrors;
 use psmr_core::routing::Topology;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
-use shuttle::sync::atomic::{AtomicU64, Ordering};
-use shuttle::sync::{Condvar, Mutex};
+use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use shuttle::sync::mpsc::{channel, Receiver, Sender};
+use shuttle::sync::Mutex;
 use shuttle::{thread, Config, Runner};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -69,69 +72,68 @@ impl Journal {
     }
 }
 
-#[derive(Default)]
-struct Queue {
-    groups: VecDeque<GroupId>,
-    running: usize,
-    /// Nobody but the workers adds anything any more.
-    closed: bool,
-}
-
 /// What one more thread does beside the workers.
 type Input = Box<dyn FnOnce(&Workers) + Send>;
 
-/// A ready queue and its workers, as plain as can be: what is explored is the engine.
+/// Workers over the shipped queues, as a replica has them.
 struct Workers {
     engine: Engine,
-    queue: Mutex<Queue>,
-    changed: Condvar,
-    events: Mutex<Vec<Event>>,
+    queues: ReadyQueues,
+    /// How each worker sleeps and is woken: unlike `thread::park`, a channel never wakes it for nothing.
+    alarms: Vec<(Mutex<Sender<()>>, Mutex<Receiver<()>>)>,
+    // The standard library's: no schedule switches threads while it is locked.
+    events: std::sync::Mutex<Vec<Event>>,
+    closed: AtomicBool,
 }
 
 impl Workers {
-    fn new(topology: Topology, watch: Watch) -> Arc<Workers> {
+    fn new(workers: usize, topology: Topology, watch: Watch) -> Arc<Workers> {
         let engine = Engine::new(1, topology, Arc::new(Lists::watched(watch)), PlantedErrors::default());
-        Arc::new(Workers { engine, queue: Mutex::default(), changed: Condvar::new(), events: Mutex::default() })
+        Arc::new(Workers {
+            engine,
+            queues: ReadyQueues::new(workers),
+            alarms: (0..workers).map(|_| channel()).map(|(alarm, sleep)| (Mutex::new(alarm), Mutex::new(sleep))).collect(),
+            events: std::sync::Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
     }
 
     fn schedule(&self, groups: GroupSet) {
-        let mut queue = self.queue.lock().unwrap();
-        for group in groups.iter() {
-            assert!(!queue.groups.contains(&group), "{group:?} is in the ready queue twice");
-            queue.groups.push_back(group);
-        }
-        self.changed.notify_all();
+        self.wake(self.queues.put(groups));
     }
 
-    /// Runs ready groups until nobody can make any ready any more.
-    fn work(&self) {
+    fn wake(&self, worker: Option<usize>) {
+        worker.into_iter().for_each(|worker| self.alarms[worker].0.lock().unwrap().send(()).unwrap());
+    }
+
+    /// Runs ready groups until nothing more will come.
+    fn work(&self, own: usize) {
         let mut output = Output::default();
-        let mut queue = self.queue.lock().unwrap();
         loop {
-            while let Some(group) = queue.groups.pop_front() {
-                queue.running += 1;
-                drop(queue);
+            if let Some((group, more)) = self.queues.take(own) {
+                self.wake(more);
                 self.engine.run(group, &mut output);
                 output.finish();
                 self.events.lock().unwrap().append(&mut output.events);
                 self.schedule(std::mem::take(&mut output.ready));
-                queue = self.queue.lock().unwrap();
-                queue.running -= 1;
-                self.changed.notify_all();
-            }
-            if queue.closed && queue.running == 0 {
+                self.queues.finish(own);
+            } else if self.closed.load(Ordering::SeqCst) {
                 return;
+            } else {
+                if self.queues.may_sleep(own) && !self.closed.load(Ordering::SeqCst) {
+                    self.alarms[own].1.lock().unwrap().recv().unwrap();
+                }
+                self.queues.wake_up(own);
             }
-            queue = self.changed.wait(queue).unwrap();
         }
     }
 
-    /// Runs `inputs`, each in a thread, beside `workers` workers, until all is done.
-    fn run(self: &Arc<Workers>, workers: usize, inputs: Vec<Input>) {
-        let working: Vec<_> = (0..workers)
-            .map(|_| {
+    /// Runs `inputs`, each in a thread, beside the workers, until `is_done`. A wake-up that is lost is a schedule without end.
+    fn run(self: &Arc<Workers>, inputs: Vec<Input>, is_done: impl Fn() -> bool) {
+        let working: Vec<_> = (0..self.queues.len())
+            .map(|own| {
                 let this = self.clone();
-                thread::spawn(move || this.work())
+                thread::spawn(move || this.work(own))
             })
             .collect();
         let feeding: Vec<_> = inputs
@@ -142,9 +144,24 @@ impl Workers {
             })
             .collect();
         feeding.into_iter().for_each(|thread| thread.join().unwrap());
-        self.queue.lock().unwrap().closed = true;
-        self.changed.notify_all();
+        while !is_done() {
+            thread::yield_now();
+        }
+        self.closed.store(true, Ordering::SeqCst);
+        (0..self.queues.len()).for_each(|worker| self.wake(Some(worker)));
         working.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    /// Runs `inputs` until each group has delivered this.
+    fn run_to(self: &Arc<Workers>, inputs: Vec<Input>, ends: &[(u64, u64)]) {
+        let is_at_end = |(group, end): (u8, &(u64, u64))| self.engine.delivered(GroupId(group)) == *end;
+        self.run(inputs, || (0..).zip(ends).all(is_at_end));
+        assert!((0..).zip(ends).all(|(group, _)| !self.engine.is_parked(GroupId(group))), "a group was never released");
+    }
+
+    fn reads_answered(&self) -> usize {
+        let count = |event: &Event| if let Event::Reads { tokens, .. } = event { tokens.len() } else { 0 };
+        self.events.lock().unwrap().iter().map(count).sum()
     }
 }
 
@@ -155,13 +172,6 @@ fn committing(entries: Vec<Arc<Entry>>) -> Input {
             workers.schedule(ready);
         }
     })
-}
-
-fn assert_at_end(workers: &Workers, ends: &[(u64, u64)]) {
-    for (group, end) in (0..).zip(ends) {
-        assert!(!workers.engine.is_parked(GroupId(group)), "group {group} was never released");
-        assert_eq!(workers.engine.delivered(GroupId(group)), *end, "group {group} missed that something was new");
-    }
 }
 
 /// Streams of one group each and the cross log grow at the same time; markers come before and after what they call for.
@@ -180,14 +190,13 @@ fn cross_barriers(workers: usize) {
         vec![maker.entry(2, 2, &[(&[2], "c1")]), maker.entry(2, 3, &[])],
     ];
     let journal = Arc::new(Journal::default());
-    let pool = Workers::new(topology, journal.watch());
+    let pool = Workers::new(workers, topology, journal.watch());
     let inputs = streams.into_iter().chain([cross]).map(committing).collect();
-    pool.run(workers, inputs);
+    pool.run_to(inputs, &[(3, 3), (2, 2), (2, 3)]);
     assert_eq!(journal.of(0), ["a1", "x1", "a2", "x3", "x4", "a3"]);
     assert_eq!(journal.of(1), ["x1", "x2", "x3", "b1", "b2"]);
     assert_eq!(journal.of(2), ["x2", "x3", "c1", "x4"]);
     assert_eq!(journal.count(), 10, "each executed once");
-    assert_at_end(&pool, &[(3, 3), (2, 2), (2, 3)]);
 }
 
 #[test]
@@ -212,13 +221,12 @@ fn barriers_within_a_stream() {
             maker.entry(0, 0, &[(&[0, 2], "8"), (&[1], "9")]),
         ];
         let journal = Arc::new(Journal::default());
-        let pool = Workers::new(topology, journal.watch());
-        pool.run(3, vec![committing(entries)]);
+        let pool = Workers::new(3, topology, journal.watch());
+        pool.run_to(vec![committing(entries)], &[(3, 0); 3]);
         assert_eq!(journal.of(0), ["1", "2", "6", "7", "8"]);
         assert_eq!(journal.of(1), ["2", "3", "4", "6", "9"]);
         assert_eq!(journal.of(2), ["4", "5", "6", "8"]);
         assert_eq!(journal.count(), 9);
-        assert_at_end(&pool, &[(3, 0); 3]);
     });
 }
 
@@ -233,17 +241,16 @@ fn notifications_are_not_lost() {
         };
         let (zero, one) = (entries(&mut maker, 0), entries(&mut maker, 1));
         let journal = Arc::new(Journal::default());
-        let pool = Workers::new(topology, journal.watch());
+        let pool = Workers::new(2, topology, journal.watch());
         let ticking: Input = Box::new(|workers: &Workers| {
             for _ in 0..3 {
                 let ready = workers.engine.notify(workers.engine.topology.all());
                 workers.schedule(ready);
             }
         });
-        pool.run(2, vec![committing(zero), committing(one), ticking]);
+        pool.run_to(vec![committing(zero), committing(one), ticking], &[(4, 0); 2]);
         assert_eq!(journal.of(0), ["1", "2", "3", "4"]);
         assert_eq!(journal.of(1), ["1", "2", "3", "4"]);
-        assert_at_end(&pool, &[(4, 0); 2]);
     });
 }
 
@@ -256,7 +263,7 @@ fn a_read_is_answered_between_its_neighbours() {
         let topology = Topology::new(1, 1);
         let mut maker = EntryMaker::new(topology.clone());
         let writes: Vec<_> = (1..=WRITES).map(|n| maker.entry(0, 0, &[(&[0], &n.to_string())])).collect();
-        let pool = Workers::new(topology, Arc::new(|_, _, _| thread::yield_now()));
+        let pool = Workers::new(2, topology, Arc::new(|_, _, _| thread::yield_now()));
         let client: Input = Box::new(move |workers: &Workers| {
             for (number, write) in (1..).zip(writes) {
                 push_read(workers, number);
@@ -267,7 +274,7 @@ fn a_read_is_answered_between_its_neighbours() {
             finish_round(workers);
         });
         let rounds: Input = Box::new(|workers: &Workers| (0..2).for_each(|_| finish_round(workers)));
-        pool.run(2, vec![client, rounds]);
+        pool.run(vec![client, rounds], || pool.reads_answered() == 4);
         let mut answers = Vec::new();
         for event in pool.events.lock().unwrap().iter() {
             if let Event::Reads { tokens, replies, .. } = event {
@@ -283,7 +290,7 @@ fn a_read_is_answered_between_its_neighbours() {
 #[test]
 fn reads_of_two_sessions_are_all_answered() {
     explore(|| {
-        let pool = Workers::new(Topology::new(1, 1), Arc::new(|_, _, _| thread::yield_now()));
+        let pool = Workers::new(2, Topology::new(1, 1), Arc::new(|_, _, _| thread::yield_now()));
         let client = || -> Input {
             Box::new(|workers: &Workers| {
                 for _ in 0..2 {
@@ -292,11 +299,7 @@ fn reads_of_two_sessions_are_all_answered() {
                 }
             })
         };
-        pool.run(2, vec![client(), client()]);
-        let events = pool.events.lock().unwrap();
-        let answered: usize =
-            events.iter().map(|event| if let Event::Reads { tokens, .. } = event { tokens.len() } else { 0 }).sum();
-        assert_eq!(answered, 4);
+        pool.run(vec![client(), client()], || pool.reads_answered() == 4);
     });
 }
 
@@ -313,6 +316,74 @@ fn finish_round(workers: &Workers) {
     rounds.finish(round, workers.engine.logs[0].committed());
     let ready = workers.engine.notify_readers(LogId(0));
     workers.schedule(ready);
+}
+
+/// A worker that is about to sleep is woken for what comes just then.
+#[test]
+fn a_worker_that_falls_asleep_misses_nothing() {
+    explore(|| one_command(1));
+    explore(|| one_command(2));
+}
+
+fn one_command(workers: usize) {
+    let topology = Topology::new(1, 1);
+    let entry = EntryMaker::new(topology.clone()).entry(0, 0, &[(&[0], "1")]);
+    let pool = Workers::new(workers, topology, Arc::new(|_, _, _| ()));
+    pool.run_to(vec![committing(vec![entry])], &[(1, 0)]);
+}
+
+/// Every item comes to the receiver, who looks only when it is woken; those of one sender in order.
+#[test]
+fn an_inbox_wakes_its_receiver_for_every_item() {
+    explore(|| {
+        let inbox = Arc::new(Inbox::default());
+        let (alarm, sleep) = channel();
+        let senders: Vec<_> = [[1, 2, 3], [11, 12, 13]]
+            .into_iter()
+            .map(|items| {
+                let (inbox, alarm) = (inbox.clone(), alarm.clone());
+                thread::spawn(move || {
+                    for item in items {
+                        if inbox.put([item]) {
+                            alarm.send(()).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut taken = Vec::new();
+        while taken.len() < 6 {
+            sleep.recv().unwrap();
+            inbox.take(&mut taken);
+        }
+        senders.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(taken.iter().filter(|item| **item < 10).is_sorted() && taken.iter().filter(|item| **item > 10).is_sorted());
+    });
+}
+
+/// The state of a paused group is nobody's but the pauser's, and everything goes on afterwards.
+#[test]
+fn nobody_runs_a_group_during_a_pause() {
+    explore(|| {
+        let topology = Topology::new(2, 2);
+        let mut maker = EntryMaker::new(topology.clone());
+        let entries: Vec<_> = (0..2).map(|g| maker.entry(g, 0, &[(&[g], "1")])).collect();
+        let journal = Arc::new(Journal::default());
+        let pool = Workers::new(2, topology, journal.watch());
+        let (pausing, of_pauser) = (journal.clone(), GroupSet(0b11));
+        let pause: Input = Box::new(move |workers: &Workers| {
+            workers.queues.pause();
+            while !workers.queues.is_quiet() {
+                thread::yield_now();
+            }
+            pausing.enter(of_pauser);
+            thread::yield_now();
+            *pausing.inside.lock().unwrap() &= !of_pauser.0;
+            workers.queues.resume().into_iter().for_each(|worker| workers.wake(Some(worker)));
+        });
+        pool.run_to(vec![committing(entries), pause], &[(1, 0); 2]);
+        assert_eq!(journal.count(), 2);
+    });
 }
 
 /// Whoever takes a ticket after something was committed finds, when its round is done, an index that covers it.

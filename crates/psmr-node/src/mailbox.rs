@@ -1,16 +1,11 @@
-//! Hand-off of batches to a thread that sleeps in an event loop. Posting costs a lock and, only if the receiver has not been
-//! woken yet, one system call.
-//!
-//! A mailbox has no limit of its own: what is posted answers to something bounded (a proxy's window, a turn's write).
+//! Hand-off of batches to a thread that sleeps in an event loop (see `psmr_core::inbox`).
 
+use psmr_core::inbox::Inbox;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// A queue with a waker.
 pub struct Mailbox<T> {
-    items: Mutex<Vec<T>>,
-    woken: AtomicBool,
+    inbox: Inbox<T>,
     waker: mio::Waker,
 }
 
@@ -20,29 +15,17 @@ impl<T> Mailbox<T> {
     /// # Errors
     /// If the system has no more descriptors.
     pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Mailbox<T>> {
-        Ok(Mailbox { items: Mutex::new(Vec::new()), woken: AtomicBool::new(false), waker: mio::Waker::new(registry, token)? })
+        Ok(Mailbox { inbox: Inbox::default(), waker: mio::Waker::new(registry, token)? })
     }
 
     /// Adds an item and wakes the receiver.
     pub fn post(&self, item: T) {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner).push(item);
-        self.wake();
+        self.post_all([item]);
     }
 
     /// Adds items and wakes the receiver, if there are any.
     pub fn post_all(&self, items: impl IntoIterator<Item = T>) {
-        let mut queue = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = queue.len();
-        queue.extend(items);
-        let is_new = queue.len() > before;
-        drop(queue);
-        if is_new {
-            self.wake();
-        }
-    }
-
-    fn wake(&self) {
-        if !self.woken.swap(true, Ordering::SeqCst) {
+        if self.inbox.put(items) {
             // Fails only for a poll that is gone, whose thread has ended.
             let _ = self.waker.wake();
         }
@@ -50,12 +33,6 @@ impl<T> Mailbox<T> {
 
     /// Takes all items.
     pub fn take(&self, into: &mut Vec<T>) {
-        self.woken.store(false, Ordering::SeqCst);
-        let mut queue = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        if into.is_empty() {
-            std::mem::swap(&mut *queue, into);
-        } else {
-            into.append(&mut queue);
-        }
+        self.inbox.take(into);
     }
 }

@@ -5,6 +5,7 @@
 
 mod barrier;
 mod group;
+pub mod queues;
 pub mod reads;
 pub mod ready;
 
