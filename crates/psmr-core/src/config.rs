@@ -31,6 +31,9 @@ pub struct Config {
     pub entries_in_flight_max: u64,
     /// Bytes of batches that wait to be proposed, per log; more is refused, and sent again by the client proxies.
     pub pending_bytes_max: usize,
+    /// Bytes of a log that may be committed here and not yet delivered by all groups. Beyond that, a leader admits no more
+    /// commands, and a follower takes no more entries: it lags, and catches up by a checkpoint if need be.
+    pub undelivered_bytes_max: u64,
     /// Bytes of all logs in memory that make a replica ask for a checkpoint.
     pub checkpoint_log_bytes: usize,
     /// How far a leader's stamps may be ahead of the median of the replicas' clocks, in milliseconds.
@@ -54,6 +57,7 @@ impl Config {
             entry_bytes_max: 1 << 20,
             entries_in_flight_max: 8,
             pending_bytes_max: 64 << 20,
+            undelivered_bytes_max: 64 << 20,
             checkpoint_log_bytes: 64 << 20,
             clock_lead_ms_max: 500,
             planted: PlantedErrors::default(),

@@ -22,12 +22,23 @@ pub struct CommittedLog {
     window: RwLock<Window>,
     /// The highest index in the window (or before it, when it is empty).
     committed: AtomicU64,
+    /// Bytes of the entries in the window.
+    bytes: AtomicU64,
 }
 
 impl CommittedLog {
     /// A log whose next entry is `first`.
     pub fn new(first: u64) -> CommittedLog {
-        CommittedLog { window: RwLock::new(Window { first, entries: VecDeque::new() }), committed: AtomicU64::new(first - 1) }
+        CommittedLog {
+            window: RwLock::new(Window { first, entries: VecDeque::new() }),
+            committed: AtomicU64::new(first - 1),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes of the entries that some group has yet to deliver, or that have not been dropped yet.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// The highest committed index.
@@ -50,6 +61,7 @@ impl CommittedLog {
                 "a gap in the committed entries of {:?}",
                 entry.log
             );
+            self.bytes.fetch_add(entry.bytes().len() as u64, Ordering::Relaxed);
             window.entries.push_back(entry);
         }
         self.committed.store(window.first + window.entries.len() as u64 - 1, Ordering::Release);
@@ -68,10 +80,12 @@ impl CommittedLog {
         out.extend(window.entries.iter().skip((from - window.first) as usize).take(limit).cloned());
     }
 
-    /// Drops the entries before `first`, which every group has passed. Returns how many bytes the rest holds.
+    /// Drops the entries before `first`, which every group has passed.
     pub fn drop_before(&self, first: u64) {
         let mut window = self.window.write().unwrap_or_else(|p| p.into_inner());
-        while window.first < first && window.entries.pop_front().is_some() {
+        while window.first < first {
+            let Some(entry) = window.entries.pop_front() else { return };
+            self.bytes.fetch_sub(entry.bytes().len() as u64, Ordering::Relaxed);
             window.first += 1;
         }
     }
@@ -80,6 +94,7 @@ impl CommittedLog {
     pub fn restart(&self, first: u64) {
         let mut window = self.window.write().unwrap_or_else(|p| p.into_inner());
         *window = Window { first, entries: VecDeque::new() };
+        self.bytes.store(0, Ordering::Relaxed);
         self.committed.store(first - 1, Ordering::Release);
     }
 }

@@ -59,4 +59,5 @@ scripts! {
     time_mark
     checkpoint
     install
+    admission
 }

@@ -114,6 +114,7 @@ impl Live {
         config.entry_bytes_max = plan.entry_bytes_max;
         config.entries_in_flight_max = plan.entries_in_flight_max;
         config.pending_bytes_max = plan.pending_bytes_max;
+        config.undelivered_bytes_max = plan.undelivered_bytes_max;
         config.planted = planted;
         config.check()?;
         let positions = checkpoint.as_ref().map(|c| (c.cut, c.positions.clone()));

@@ -166,6 +166,8 @@ pub struct Plan {
     pub entries_in_flight_max: u64,
     /// Bytes of batches that may wait; more is dropped.
     pub pending_bytes_max: usize,
+    /// Bytes that may be committed and not delivered, per log.
+    pub undelivered_bytes_max: u64,
     /// Usual delay of a frame, in microseconds.
     pub delay_us: (u64, u64),
     /// Usual time of a sync, in microseconds.
@@ -213,6 +215,7 @@ impl Plan {
             entry_bytes_max: random.pick(&[200, 1 << 20]),
             entries_in_flight_max: random.pick(&[1, 2, 8]),
             pending_bytes_max: random.pick(&[1_000, 4_000, 1 << 20, 64 << 20]),
+            undelivered_bytes_max: random.pick(&[300, 2_000, 64 << 20]),
             delay_us: random.pick(&[(50, 300), (200, 2_000), (500, 20_000), (100, 60_000)]),
             sync_us: if slow { (1_000, 30_000) } else { (80, 2_000) },
             run_us_max: random.pick(&[20, 500, 5_000, 30_000]),

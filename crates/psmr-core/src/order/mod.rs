@@ -216,7 +216,25 @@ impl Order {
         Ok(())
     }
 
+    /// Whether the groups lag so far behind what is committed in a log that no more of it may come in.
+    ///
+    /// Each log counts by itself: a group that waits for one log is never kept from it because another one is full. Markers
+    /// are logged all the same, and one marker covers every cross entry before it, so a group that holds up a window lets its
+    /// neighbours see the markers that they need.
+    fn is_full(&self, at: usize) -> bool {
+        let (log, id) = (&self.engine.logs[at], LogId(at as u8));
+        if log.bytes() <= self.config.undelivered_bytes_max {
+            return false;
+        }
+        log.drop_before(self.engine.delivered_by_all(id) + 1);
+        log.bytes() > self.config.undelivered_bytes_max
+    }
+
     fn on_message(&mut self, log: LogId, message: Message) {
+        if message.get_msg_type() == MessageType::MsgAppend && !message.entries.is_empty() && self.is_full(log.index()) {
+            // As if it were lost: the leader sends it again.
+            return;
+        }
         let raft_log = &mut self.logs[log.index()];
         if message.get_msg_type() == MessageType::MsgSnapshot {
             // The library gets it when a checkpoint that reaches as far has been installed.
@@ -434,13 +452,15 @@ impl Order {
         let mut records = std::mem::take(&mut self.trimmed);
         let mut must_sync = false;
         let stamp_ms = self.stamp_ms();
+        self.bring_forward_idle_streams();
         // The cross log first: what it commits makes markers due, which the streams then propose.
         let streams = self.engine.topology.streams;
         for at in std::iter::once(streams).chain(0..streams) {
             self.route_batches(at);
             let mut collected = Collected::default();
+            let is_full = self.is_full(at);
             let log = &mut self.logs[at];
-            log.propose(stamp_ms, &self.config);
+            log.propose(stamp_ms, is_full, &self.config);
             log.collect(self.turn, &mut collected);
             records.append(&mut collected.records);
             must_sync |= collected.must_sync;
@@ -536,6 +556,15 @@ impl Order {
             if groups.intersects(self.engine.topology.groups_of(LogId(stream as u8))) {
                 self.logs[stream].marker_wanted = index;
             }
+        }
+    }
+
+    /// A stream that no cross command concerns has no markers, and its groups would hold the cross log's window for ever.
+    fn bring_forward_idle_streams(&mut self) {
+        let cross = &self.engine.logs[self.engine.topology.streams];
+        if cross.bytes() > self.config.undelivered_bytes_max / 2 {
+            let committed = cross.committed();
+            self.logs.iter_mut().take(self.engine.topology.streams).for_each(|log| log.marker_wanted = committed);
         }
     }
 

@@ -183,8 +183,8 @@ impl RaftLog {
         self.marker_logged = committed_marker;
     }
 
-    /// As leader: turns what waits into entries.
-    pub fn propose(&mut self, now_ms: u64, config: &Config) {
+    /// As leader: turns what waits into entries. `is_full`: commands have to wait, as the groups lag too far behind.
+    pub fn propose(&mut self, now_ms: u64, is_full: bool, config: &Config) {
         if !self.is_leader() {
             return;
         }
@@ -196,10 +196,10 @@ impl RaftLog {
             }
             self.systems.remove(0);
         }
-        while self.has_something_to_propose() && self.in_flight() < config.entries_in_flight_max {
+        while self.has_something_to_propose(is_full) && self.in_flight() < config.entries_in_flight_max {
             let mut builder = EntryBuilder::new();
             let mut taken = 0;
-            for batch in &self.batches {
+            for batch in self.batches.iter().take(if is_full { 0 } else { usize::MAX }) {
                 if taken > 0 && builder.weight() + batch.len() > config.entry_bytes_max {
                     break;
                 }
@@ -218,8 +218,8 @@ impl RaftLog {
         }
     }
 
-    fn has_something_to_propose(&self) -> bool {
-        !self.batches.is_empty() || self.marker_wanted > self.marker_logged || !self.time_groups.is_empty()
+    fn has_something_to_propose(&self, is_full: bool) -> bool {
+        (!is_full && !self.batches.is_empty()) || self.marker_wanted > self.marker_logged || !self.time_groups.is_empty()
     }
 
     /// Test only: as leader, what is appended and not committed counts as committed.

@@ -104,6 +104,11 @@ impl Player<'_> {
             self.world = Some(world);
             return;
         }
+        if let ["cluster", replicas, groups, streams, "undelivered", bytes] = words[..] {
+            let (groups, streams) = (self.number(groups) as usize, self.number(streams) as usize);
+            self.world = Some(World::with_limit(self.replica(replicas), groups, streams, self.number(bytes)));
+            return;
+        }
         let Some(mut world) = self.world.take() else { self.fail("the first command has to be `cluster`") };
         if !(self.ask(&mut world, &words)
             || self.step(&mut world, &words)

@@ -56,9 +56,15 @@ pub struct World {
 impl World {
     /// `replicas` replicas that have just started.
     pub fn new(replicas: u8, groups: usize, streams: usize) -> World {
+        World::with_limit(replicas, groups, streams, u64::MAX)
+    }
+
+    /// The same, where so many bytes of a log may be committed and not delivered.
+    pub fn with_limit(replicas: u8, groups: usize, streams: usize, undelivered_bytes_max: u64) -> World {
         let ids = 1..=replicas;
         // Fixed here, so that traces do not depend on what is usual elsewhere.
-        let config = |me| Config { heartbeat_ticks: 2, election_ticks: 10, ..Config::new(me, replicas, groups, streams) };
+        let usual = |me| Config { undelivered_bytes_max, ..Config::new(me, replicas, groups, streams) };
+        let config = |me| Config { heartbeat_ticks: 2, election_ticks: 10, ..usual(me) };
         let start = |me| Replica::start(config(me), 0, Disk::default());
         let mut world = World {
             topology: Topology::new(groups, streams),
