@@ -159,6 +159,8 @@ pub struct Entry {
     pub barriers: Vec<Barrier>,
     /// A command to the engine; then `groups` is all groups, and there are no items.
     pub system: Option<System>,
+    /// When this replica learned that it is committed, by the observer's clock; 0: it is not timed.
+    pub committed_us: u64,
     /// By group, in order of delivery within a group.
     items: Vec<(GroupId, Item)>,
     data: Bytes,
@@ -180,6 +182,7 @@ impl Entry {
             heads: Vec::new(),
             barriers: Vec::new(),
             system: None,
+            committed_us: 0,
             items: Vec::new(),
             data: data.clone(),
         };

@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod inbox;
 pub mod log;
 pub mod message;
+pub mod observe;
 pub mod order;
 pub mod planted;
 pub mod routing;

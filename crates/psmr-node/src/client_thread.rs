@@ -16,6 +16,7 @@ use psmr_core::client::{Answer, ClientProxy};
 use psmr_core::command::{LogId, SessionId};
 use psmr_core::execute::{Engine, Event};
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo};
+use psmr_core::observe::Stage;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,9 @@ const CLOCK: Duration = Duration::from_millis(100);
 
 /// How often it does while there are none.
 const CLOCK_IDLE: Duration = Duration::from_secs(1);
+
+/// A command without a reply for so long is timed no more.
+const TIMED_MAX: Duration = Duration::from_secs(60);
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -77,6 +81,8 @@ pub struct ClientThread {
     touched: Vec<usize>,
     is_touched: Vec<bool>,
     held_up: bool,
+    /// The command whose time is taken: one after the other.
+    timed: Option<(u64, Instant)>,
     /// Connections with replies that wait for others.
     waiting: Vec<usize>,
     next_id: u64,
@@ -111,6 +117,7 @@ impl ClientThread {
             touched: Vec::new(),
             is_touched: Vec::new(),
             held_up: false,
+            timed: None,
             waiting: Vec::new(),
             next_id: 1,
             scratch: vec![0; 64 << 10],
@@ -316,8 +323,11 @@ impl ClientThread {
         if let Event::ReadsLost { tokens, .. } = &event {
             return self.on_reads_lost(tokens);
         }
-        let ClientThread { seats, touched, is_touched, parts, .. } = self;
+        let ClientThread { seats, touched, is_touched, parts, timed, .. } = self;
         let mut answer = |token: u64, reply: Answer<'_>| {
+            if let Some((_, since)) = timed.take_if(|(timed, _)| *timed == token) {
+                parts.engine.observer.record(Stage::Command, since.elapsed().as_micros() as u64);
+            }
             let (at, number) = ((token >> 32) as usize, token as u32);
             if let Some(Seat::Client(connection)) = seats.get_mut(at) {
                 match reply {
@@ -346,6 +356,8 @@ impl ClientThread {
     }
 
     fn on_clock(&mut self) {
+        // Whoever's reply is lost is timed for ever.
+        self.timed.take_if(|(_, since)| since.elapsed() > TIMED_MAX);
         let ClientThread { seats, parts, .. } = self;
         let now_ms = steady_ms().max(parts.engine.log_time_ms());
         parts.proxy.on_clock(now_ms, |token, _| {
@@ -372,7 +384,7 @@ impl ClientThread {
         let Seat::Client(connection) = &mut self.seats[at] else { return };
         let Parts { proxy, node, directory, .. } = &mut self.parts;
         let clients = || directory.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        connection.work(at as u32, &mut Lent { proxy, node, clients: &clients }, &mut self.scratch);
+        connection.work(at as u32, &mut Lent { proxy, node, clients: &clients, timed: &mut self.timed }, &mut self.scratch);
         self.held_up |= connection.is_held_up();
     }
 

@@ -67,6 +67,8 @@ pub struct Connection {
 /// What a connection's thread lends it.
 pub struct Lent<'a> {
     pub proxy: &'a mut ClientProxy,
+    /// The command whose time is taken: its token, and when it came.
+    pub timed: &'a mut Option<(u64, Instant)>,
     pub node: &'a NodeInfo,
     pub clients: &'a dyn Fn() -> Vec<ClientInfo>,
 }
@@ -296,6 +298,7 @@ impl Sink for Requests<'_, '_> {
 
     fn ordered(&mut self, gamma: GroupSet, read: bool, tag: u32, payload: &[u8]) {
         let token = self.place(tag);
+        self.lent.timed.get_or_insert_with(|| (token, Instant::now()));
         if self.lent.proxy.ordered(&mut self.connection.order, gamma, read, payload, token).is_err() {
             self.connection.stalled = Some(Stalled { gamma, read, payload: payload.to_vec(), token });
         }

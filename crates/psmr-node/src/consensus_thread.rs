@@ -3,11 +3,11 @@
 
 use crate::checkpoints::{self, Incoming, Shipment};
 use crate::clock::{wall_ms, TICK};
-use crate::log_thread::SyncTimes;
 use crate::mailbox::Mailbox;
 use crate::native::AddressBook;
 use crate::peer_frame::Kind;
 use crate::router::{ClientInput, Router};
+use crate::timings::Timings;
 use crate::transport::{Happening, Transport};
 use crate::worker_thread::Workers;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,7 @@ pub struct Parts {
     pub log: Option<SyncSender<LogWrite>>,
     pub clients: Vec<Arc<Mailbox<ClientInput>>>,
     pub checkpoints: Option<PathBuf>,
-    pub sync_times: SyncTimes,
+    pub timings: Arc<Timings>,
     /// Where clients connect to the replicas.
     pub addresses: Arc<AddressBook>,
     /// For `status`.
@@ -391,7 +391,6 @@ impl ConsensusThread {
             json!({"id": group.0, "stream": stream.0, "delivered": delivered, "queue": committed.saturating_sub(delivered),
                    "parked": engine.is_parked(group)})
         };
-        let times = self.parts.sync_times.lock().unwrap_or_else(PoisonError::into_inner);
         let about = &self.parts.about;
         let known: BTreeMap<ReplicaId, String> = self.parts.addresses.entries().into_iter().collect();
         let replicas = 1..=self.parts.order.config().replicas;
@@ -405,8 +404,8 @@ impl ConsensusThread {
             "streams": logs.iter().map(stream).collect::<Vec<_>>(),
             "groups": topology.all().iter().map(group).collect::<Vec<_>>(),
             "executed": self.parts.workers.executed(),
-            "fdatasync_us": {"count": times.len(), "p50": times.value_at_quantile(0.5), "p99": times.value_at_quantile(0.99),
-                             "max": times.max()},
+            "fdatasync_us": self.parts.timings.syncs.summary(),
+            "stages_us": self.parts.timings.summary(),
             "cluster": about.cluster, "service": about.service, "address": about.client_address, "peer": about.peer_address,
             "peers": peers,
         })

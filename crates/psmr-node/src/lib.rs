@@ -20,5 +20,6 @@ pub mod native_session;
 pub mod node;
 pub mod peer_frame;
 pub mod router;
+pub mod timings;
 pub mod transport;
 pub mod worker_thread;

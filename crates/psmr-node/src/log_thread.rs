@@ -3,19 +3,16 @@
 
 use crate::consensus_thread::Input;
 use crate::mailbox::Mailbox;
-use hdrhistogram::Histogram;
+use crate::timings::Timings;
 use psmr_core::log::{LogStorage, LogWrite};
 use std::io;
 use std::sync::mpsc::{Receiver, RecvError, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 /// Turns that may wait for the disk; the consensus thread waits beyond that.
 const TURNS_MAX: usize = 1024;
-
-/// How long syncs took, in microseconds.
-pub type SyncTimes = Arc<Mutex<Histogram<u64>>>;
 
 /// Starts the thread. It ends when the sender is dropped, or with the first failure, which it reports.
 ///
@@ -24,11 +21,11 @@ pub type SyncTimes = Arc<Mutex<Histogram<u64>>>;
 pub fn start(
     mut storage: Box<dyn LogStorage>,
     mailbox: Arc<Mailbox<Input>>,
-    times: SyncTimes,
+    timings: Arc<Timings>,
 ) -> io::Result<(SyncSender<LogWrite>, JoinHandle<()>)> {
     let (sender, receiver) = std::sync::mpsc::sync_channel(TURNS_MAX);
     let run = move || {
-        if let Err(text) = write_all(&mut *storage, &receiver, &mailbox, &times) {
+        if let Err(text) = write_all(&mut *storage, &receiver, &mailbox, &timings) {
             mailbox.post(Input::Failed(text));
         }
     };
@@ -40,7 +37,7 @@ fn write_all(
     storage: &mut dyn LogStorage,
     receiver: &Receiver<LogWrite>,
     mailbox: &Mailbox<Input>,
-    times: &SyncTimes,
+    timings: &Timings,
 ) -> Result<(), String> {
     while let Ok(mut write) = next_write(receiver) {
         while let Ok(next) = receiver.try_recv() {
@@ -52,8 +49,7 @@ fn write_all(
         if write.must_sync {
             let start = Instant::now();
             storage.sync()?;
-            let micros = start.elapsed().as_micros() as u64;
-            times.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
+            timings.syncs.record(start.elapsed().as_micros() as u64);
         }
         mailbox.post(Input::Persisted(write.turn));
     }

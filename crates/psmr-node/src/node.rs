@@ -19,11 +19,11 @@ use crate::log_storage::{FileLog, FileLogOptions};
 use crate::mailbox::Mailbox;
 use crate::native::{AddressBook, Welcome};
 use crate::router::{ClientInput, Router};
+use crate::timings::Timings;
 use crate::transport::{Hello, Transport};
 use crate::worker_thread::Workers;
 use crate::{client_thread, consensus_thread, log_thread};
 use bytes::Bytes;
-use hdrhistogram::Histogram;
 use mio::net::TcpListener;
 use psmr_core::client::{ClientProxy, ProxyLimits};
 use psmr_core::command::SessionId;
@@ -175,7 +175,9 @@ impl Node {
 
         let core = Config { seed: random()?, genesis: xxhash_rust::xxh3::xxh3_64(&genesis), ..config.core.clone() };
         let topology = Topology::new(core.groups, core.streams);
-        let engine = Arc::new(Engine::new(core.me, topology.clone(), service.clone(), PlantedErrors::default()));
+        let timings = Arc::new(Timings::new().map_err(NodeError::Failure)?);
+        let engine = Engine::new(core.me, topology.clone(), service.clone(), PlantedErrors::default());
+        let engine = Arc::new(engine.observed_by(timings.clone()));
         let durable = config.data.is_some();
         let order = restore(core, &engine, recovered.logs, recovered.checkpoint, durable)?;
 
@@ -183,14 +185,10 @@ impl Node {
         let mailbox = Arc::new(Mailbox::new(poll.registry(), consensus_thread::MAILBOX).map_err(failure)?);
         let router = Arc::new(Router::new(mailbox.clone()));
         let (workers, mut threads) = Workers::start(engine.clone(), router.clone(), config.workers).map_err(failure)?;
-        let sync_times = Arc::new(Mutex::new(
-            Histogram::new_with_bounds(1, 60_000_000, 3)
-                .map_err(|e| NodeError::Failure(format!("no histogram for sync times: {e}")))?,
-        ));
         let mut log_sender = None;
         if let Some(mut log) = recovered.log {
             log.write(&order.start_records()).map_err(NodeError::Failure)?;
-            let (sender, thread) = log_thread::start(Box::new(log), mailbox.clone(), sync_times.clone()).map_err(failure)?;
+            let (sender, thread) = log_thread::start(Box::new(log), mailbox.clone(), timings.clone()).map_err(failure)?;
             log_sender = Some(sender);
             threads.push(thread);
         }
@@ -244,7 +242,7 @@ impl Node {
             log: log_sender,
             clients,
             checkpoints: recovered.directory.as_ref().map(DataDirectory::checkpoints_path),
-            sync_times,
+            timings,
             addresses,
             about: About {
                 durability: node.durability,

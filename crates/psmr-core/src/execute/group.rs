@@ -6,6 +6,7 @@ use super::{Engine, Event, Output};
 use crate::command::{GroupId, LogId, SessionId};
 use crate::deliver::{Cursor, Place};
 use crate::entry::{split_command, split_commands, BatchHead, Entry, Item, Numbers, Run, System, ROUTING_VERSION_FIRST};
+use crate::observe::Stage;
 use crate::planted::Planted;
 use crate::service::{Context, Partition, ReadContext, ReadOutcome, Replies, SeedSource, Slice};
 use crate::session::{Numbering, SessionTable, Verdict};
@@ -32,6 +33,8 @@ pub struct Group {
     pub(super) reads: PendingReads,
     /// Entries from the cursor on, of the stream and of the cross log, taken from the shared windows in one go.
     ahead: [VecDeque<Arc<Entry>>; 2],
+    /// Since when it waits at a barrier; 0: it does not.
+    parked_us: u64,
 }
 
 impl Group {
@@ -46,12 +49,15 @@ impl Group {
             cursor: Cursor::start(),
             reads: PendingReads::default(),
             ahead: [VecDeque::new(), VecDeque::new()],
+            parked_us: 0,
         }
     }
 
     /// Delivers and executes what has been committed, and answers the reads that are due.
     pub(super) fn run(&mut self, engine: &Engine, out: &mut Output) -> Outcome {
         let mut outcome = Outcome::Again;
+        self.time(Stage::Park, self.parked_us, engine);
+        self.parked_us = 0;
         for _ in 0..ENTRIES_PER_RUN {
             let place = self.cursor.place();
             let Some(entry) = self.entry_at(place, engine) else {
@@ -65,12 +71,22 @@ impl Group {
                 }
             }
             if !self.deliver(&entry, engine, out) {
+                self.parked_us = engine.observer.now_us();
                 return Outcome::Parked;
             }
+            let stage = if matches!(place, Place::Stream(_)) { Stage::Deliver } else { Stage::DeliverCross };
+            self.time(stage, entry.committed_us, engine);
             self.cursor.leave(place);
         }
         self.serve_rounds(engine, out);
         outcome
+    }
+
+    /// Tells what has taken since then; 0: it is not timed.
+    fn time(&self, stage: Stage, since_us: u64, engine: &Engine) {
+        if since_us > 0 {
+            engine.observer.record(stage, engine.observer.now_us().saturating_sub(since_us));
+        }
     }
 
     fn entry_at(&mut self, place: Place, engine: &Engine) -> Option<Arc<Entry>> {

@@ -11,6 +11,7 @@ pub mod ready;
 
 use crate::command::{GroupId, GroupSet, LogId, ReplicaId, SessionId};
 use crate::deliver::{CommittedLog, ReadRounds};
+use crate::observe::{Observer, Unobserved};
 use crate::planted::PlantedErrors;
 use crate::routing::Topology;
 use crate::service::{Replies, Service};
@@ -130,6 +131,8 @@ pub struct Engine {
     pub rounds: Vec<ReadRounds>,
     /// Errors put in by tests.
     pub planted: PlantedErrors,
+    /// Is told how long things take.
+    pub observer: Arc<dyn Observer>,
     service: Arc<dyn Service>,
     cells: Vec<Cell>,
     /// Groups that wait for the cross log.
@@ -162,6 +165,7 @@ impl Engine {
             rounds: (0..topology.streams).map(|_| ReadRounds::default()).collect(),
             cells: topology.all().iter().map(cell).collect(),
             planted,
+            observer: Arc::new(Unobserved),
             service,
             topology,
             waiting_for_cross: AtomicU64::new(0),
@@ -171,6 +175,13 @@ impl Engine {
             wall_ms: AtomicU64::new(0),
             stamp_ms: AtomicU64::new(0),
         }
+    }
+
+    /// The same, observed.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Engine {
+        self.observer = observer;
+        self
     }
 
     /// The service.

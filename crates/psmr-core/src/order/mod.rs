@@ -15,6 +15,7 @@ use crate::error::CoreError;
 use crate::execute::Engine;
 use crate::log::{LogRecord, LogWrite, RecoveredLog};
 use crate::message::{Frame, Position, Report};
+use crate::observe::SAMPLE_EVERY;
 use crate::planted::Planted;
 use crate::sync::Arc;
 use bytes::Bytes;
@@ -461,6 +462,7 @@ impl Order {
             let is_full = self.is_full(at);
             let log = &mut self.logs[at];
             log.propose(stamp_ms, is_full, &self.config);
+            log.time_proposal(&*self.engine.observer);
             log.collect(self.turn, &mut collected);
             records.append(&mut collected.records);
             must_sync |= collected.must_sync;
@@ -506,12 +508,17 @@ impl Order {
         let log = LogId(at as u8);
         let allowed = self.engine.topology.groups_of(log);
         let cross = self.engine.topology.cross();
+        self.logs[at].time_commit(&*self.engine.observer);
+        let now_us = self.engine.observer.now_us();
         let mut entries = Vec::with_capacity(committed.len());
         let mut notify = GroupSet::EMPTY;
         for raft_entry in committed {
             let data = if raft_entry.get_entry_type() == EntryType::EntryNormal { raft_entry.data } else { Bytes::new() };
-            let entry = Entry::decode(log, raft_entry.index, allowed, &data)
+            let mut entry = Entry::decode(log, raft_entry.index, allowed, &data)
                 .map_err(|e| CoreError::Corrupt(format!("entry {} of log {at}: {e}", raft_entry.index)))?;
+            if entry.index % SAMPLE_EVERY == 0 && !entry.groups.is_empty() {
+                entry.committed_us = now_us;
+            }
             self.logs[at].note_committed(entry.stamp_ms, entry.marker);
             self.engine.note_stamp(entry.stamp_ms);
             notify = notify.union(entry.groups).union(entry.time_groups);

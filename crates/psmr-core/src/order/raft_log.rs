@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::entry::{encode_system, EntryBuilder, System};
 use crate::error::CoreError;
 use crate::log::{LogRecord, RecoveredLog};
+use crate::observe::{Observer, Stage, SAMPLE_EVERY};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
@@ -56,6 +57,8 @@ pub struct RaftLog {
     pub(super) held_snapshot: Option<Message>,
     /// The turn that writes the log's new start; the library may count it as applied only when it is durable.
     restart_turn: Option<u64>,
+    /// (index, time) of a proposal that is timed until it is committed.
+    timed: Option<(u64, u64)>,
     /// When to stand for election because the connection to the leader broke.
     pub(super) stand_at_tick: Option<u64>,
 }
@@ -112,6 +115,7 @@ impl RaftLog {
             committed: applied,
             held_snapshot: None,
             restart_turn: None,
+            timed: None,
             stand_at_tick: None,
         })
     }
@@ -215,6 +219,24 @@ impl RaftLog {
             for batch in self.batches.drain(..taken) {
                 self.batch_bytes -= batch.len();
             }
+        }
+    }
+
+    /// Begins to time the last proposal, if it is its turn.
+    pub fn time_proposal(&mut self, observer: &dyn Observer) {
+        let last = self.node.raft.raft_log.last_index();
+        let is_new =
+            self.is_leader() && last > self.committed && self.timed.is_none_or(|(index, _)| last >= index + SAMPLE_EVERY);
+        if is_new {
+            self.timed = Some((last, observer.now_us())).filter(|(_, now_us)| *now_us > 0);
+        }
+    }
+
+    /// Ends it, if it is committed.
+    pub fn time_commit(&mut self, observer: &dyn Observer) {
+        if let Some((_, since_us)) = self.timed.filter(|(index, since_us)| *since_us > 0 && *index <= self.committed) {
+            self.timed = Some((self.committed, 0));
+            observer.record(Stage::Replicate, observer.now_us().saturating_sub(since_us));
         }
     }
 
