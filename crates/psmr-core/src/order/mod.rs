@@ -30,6 +30,9 @@ const ROUNDS_IN_FLIGHT_MAX: usize = 1;
 /// Ticks after which a read-index request counts as lost: requests vanish without a leader, and before its first commit.
 const ROUND_TIMEOUT_TICKS: u64 = 4;
 
+/// Ticks after which a round no longer holds up those of other streams.
+const ROUND_JOIN_TICKS: u64 = 1;
+
 /// Ticks between asking again for a time mark or a checkpoint that has not come.
 const RETRY_TICKS: u64 = 4;
 
@@ -576,6 +579,9 @@ impl Order {
     }
 
     fn start_rounds(&mut self) {
+        if self.has_round_to_wait_for() {
+            return;
+        }
         for at in 0..self.rounds.len() {
             let rounds = &mut self.rounds[at];
             if !rounds.wanted || rounds.in_flight.len() >= ROUNDS_IN_FLIGHT_MAX || self.logs[at].leader() == 0 {
@@ -588,6 +594,16 @@ impl Order {
             context.extend_from_slice(&round.to_le_bytes());
             self.logs[at].node.read_index(context);
         }
+    }
+
+    /// Rounds of all streams begin together where they can, so that they share frames and turns. One that has been under way
+    /// for longer, or whose leader is gone, is not waited for.
+    fn has_round_to_wait_for(&self) -> bool {
+        let is_young = |(_, asked): &(u64, u64)| self.tick - asked < ROUND_JOIN_TICKS;
+        self.rounds.iter().zip(&self.logs).any(|(rounds, log)| {
+            let leader = usize::from(log.leader());
+            leader > 0 && self.peers[leader - 1].connected && rounds.in_flight.iter().any(is_young)
+        })
     }
 
     /// What the contexts of this replica's read-index requests start with; the seed differs by incarnation, since a leader may
