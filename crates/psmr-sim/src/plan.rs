@@ -215,7 +215,7 @@ impl Plan {
             entry_bytes_max: random.pick(&[200, 1 << 20]),
             entries_in_flight_max: random.pick(&[1, 2, 8]),
             pending_bytes_max: random.pick(&[1_000, 4_000, 1 << 20, 64 << 20]),
-            undelivered_bytes_max: random.pick(&[300, 2_000, 64 << 20]),
+            undelivered_bytes_max: random.pick(&[1_000, 4_000, 64 << 20]),
             delay_us: random.pick(&[(50, 300), (200, 2_000), (500, 20_000), (100, 60_000)]),
             sync_us: if slow { (1_000, 30_000) } else { (80, 2_000) },
             run_us_max: random.pick(&[20, 500, 5_000, 30_000]),

@@ -7,6 +7,7 @@
 mod leadership;
 mod mirror;
 mod raft_log;
+mod rounds;
 
 use crate::command::{GroupId, GroupSet, LogId, ReplicaId};
 use crate::config::Config;
@@ -23,15 +24,7 @@ use leadership::Peer;
 use raft::eraftpb::{EntryType, Message, MessageType};
 use raft::SnapshotStatus;
 use raft_log::{Collected, RaftLog};
-
-/// Read-index rounds of one stream that may be under way at once.
-const ROUNDS_IN_FLIGHT_MAX: usize = 1;
-
-/// Ticks after which a read-index request counts as lost: requests vanish without a leader, and before its first commit.
-const ROUND_TIMEOUT_TICKS: u64 = 4;
-
-/// Ticks after which a round no longer holds up those of other streams.
-const ROUND_JOIN_TICKS: u64 = 1;
+use rounds::Rounds;
 
 /// Ticks between asking again for a time mark or a checkpoint that has not come.
 const RETRY_TICKS: u64 = 4;
@@ -67,13 +60,6 @@ pub struct LogStatus {
     pub term: u64,
     /// The highest committed index.
     pub committed: u64,
-}
-
-#[derive(Debug, Default)]
-struct Rounds {
-    wanted: bool,
-    /// (round, tick when it was asked for).
-    in_flight: Vec<(u64, u64)>,
 }
 
 /// The ordering part of one replica.
@@ -172,11 +158,6 @@ impl Order {
         self.logs[cross.index()].push_system(system);
     }
 
-    /// Reads with the present ticket of `stream` wait: a round is to be started.
-    pub fn want_round(&mut self, stream: LogId) {
-        self.rounds[stream.index()].wanted = true;
-    }
-
     /// All writes up to `turn` are durable.
     pub fn on_persisted(&mut self, turn: u64) {
         for at in 0..self.logs.len() {
@@ -250,6 +231,9 @@ impl Order {
         if message.get_msg_type() == MessageType::MsgTimeoutNow && raft_log.is_restarting() {
             return;
         }
+        if let Some(answer) = raft_log.answer_read_index(&message, self.config.replicas) {
+            return self.send(log, vec![answer]);
+        }
         // Refusals here are of messages that are out of date: the sender repeats what matters.
         let _ = raft_log.node.step(message);
     }
@@ -278,12 +262,7 @@ impl Order {
             self.drop_delivered();
         }
         self.ask_for_checkpoint();
-        for rounds in &mut self.rounds {
-            let before = rounds.in_flight.len();
-            rounds.in_flight.retain(|(_, asked)| self.tick - asked < ROUND_TIMEOUT_TICKS);
-            // Whoever waited for a lost round is served by the next one.
-            rounds.wanted |= rounds.in_flight.len() < before;
-        }
+        self.expire_rounds();
     }
 
     /// The wall clock, between ticks.
@@ -413,8 +392,12 @@ impl Order {
     }
 
     fn send(&mut self, log: LogId, messages: Vec<Message>) {
-        for message in messages {
+        for mut message in messages {
             let to = message.to as usize;
+            if message.get_msg_type() == MessageType::MsgReadIndex {
+                // The library gives it none; with it, the request says as much as an answer to a heartbeat.
+                message.term = self.logs[log.index()].term();
+            }
             // The library forwards others' read-index requests; their senders ask again, of the leader.
             let own = message.from == u64::from(self.config.me);
             if own && (1..=self.frames.len()).contains(&to) && self.peers[to - 1].connected {
@@ -576,55 +559,6 @@ impl Order {
             let committed = cross.committed();
             self.logs.iter_mut().take(self.engine.topology.streams).for_each(|log| log.marker_wanted = committed);
         }
-    }
-
-    fn start_rounds(&mut self) {
-        if self.has_round_to_wait_for() {
-            return;
-        }
-        for at in 0..self.rounds.len() {
-            let rounds = &mut self.rounds[at];
-            if !rounds.wanted || rounds.in_flight.len() >= ROUNDS_IN_FLIGHT_MAX || self.logs[at].leader() == 0 {
-                continue;
-            }
-            rounds.wanted = false;
-            let round = self.engine.rounds[at].start();
-            rounds.in_flight.push((round, self.tick));
-            let mut context = self.round_prefix().to_vec();
-            context.extend_from_slice(&round.to_le_bytes());
-            self.logs[at].node.read_index(context);
-        }
-    }
-
-    /// Rounds of all streams begin together where they can, so that they share frames and turns. One that has been under way
-    /// for longer, or whose leader is gone, is not waited for.
-    fn has_round_to_wait_for(&self) -> bool {
-        let is_young = |(_, asked): &(u64, u64)| self.tick - asked < ROUND_JOIN_TICKS;
-        self.rounds.iter().zip(&self.logs).any(|(rounds, log)| {
-            let leader = usize::from(log.leader());
-            leader > 0 && self.peers[leader - 1].connected && rounds.in_flight.iter().any(is_young)
-        })
-    }
-
-    /// What the contexts of this replica's read-index requests start with; the seed differs by incarnation, since a leader may
-    /// answer what an earlier one asked.
-    fn round_prefix(&self) -> [u8; 9] {
-        let mut prefix = [self.config.me; 9];
-        prefix[1..].copy_from_slice(&self.config.seed.to_le_bytes());
-        prefix
-    }
-
-    fn finish_rounds(&mut self, at: usize, read_states: Vec<(Vec<u8>, u64)>, actions: &mut Actions) {
-        if read_states.is_empty() {
-            return;
-        }
-        for (context, index) in read_states {
-            let Some(round) = context.strip_prefix(&self.round_prefix()).and_then(|rest| rest.try_into().ok()) else { continue };
-            let round = u64::from_le_bytes(round);
-            self.rounds[at].in_flight.retain(|(r, _)| *r > round);
-            self.engine.rounds[at].finish(round, index);
-        }
-        actions.ready = actions.ready.union(self.engine.notify_readers(LogId(at as u8)));
     }
 
     fn pass_on_time_wants(&mut self) {

@@ -240,6 +240,25 @@ impl RaftLog {
         }
     }
 
+    /// As leader of a cluster where two are a quorum: the answer to a peer's read-index request in this leader's own term.
+    ///
+    /// A read index needs the word of a quorum, given after the read was issued, that there is no later leader. In its term, the
+    /// request is the peer's word, as an answer to a heartbeat would be: it has voted in no later term. The library asks all
+    /// replicas once more, which costs two more hops.
+    pub fn answer_read_index(&self, request: &Message, replicas: ReplicaId) -> Option<Message> {
+        let raft = &self.node.raft;
+        let is_quorum = replicas <= 3 && request.from != raft.id && request.term == raft.term;
+        let applies = request.get_msg_type() == MessageType::MsgReadIndex && self.is_leader() && raft.commit_to_current_term();
+        if !is_quorum || !applies {
+            return None;
+        }
+        let mut answer = Message { to: request.from, from: raft.id, term: raft.term, ..Message::default() };
+        answer.set_msg_type(MessageType::MsgReadIndexResp);
+        answer.index = raft.raft_log.committed;
+        answer.entries = request.entries.clone();
+        Some(answer)
+    }
+
     fn has_something_to_propose(&self, is_full: bool) -> bool {
         (!is_full && !self.batches.is_empty()) || self.marker_wanted > self.marker_logged || !self.time_groups.is_empty()
     }
