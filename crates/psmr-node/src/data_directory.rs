@@ -31,8 +31,10 @@ pub struct Identity {
 /// Why a data directory cannot be used. Each is one line that names the place and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataDirectoryError {
-    /// The system refused something.
+    /// The system failed.
     Io(String),
+    /// The system does not let this user write there.
+    Refused(String),
     /// There is a file, not a directory.
     NotADirectory {
         /// The file.
@@ -96,7 +98,7 @@ impl fmt::Display for DataDirectoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use DataDirectoryError as E;
         match self {
-            E::Io(line) => f.write_str(line),
+            E::Io(line) | E::Refused(line) => f.write_str(line),
             E::NotADirectory { path } => write!(f, "{} is not a directory; choose a directory for the data", path.display()),
             E::Foreign { path } => {
                 write!(f, "{} is not empty and is no data directory of psmr; choose an empty or a new one", path.display())
@@ -134,6 +136,21 @@ impl fmt::Display for DataDirectoryError {
 }
 
 impl std::error::Error for DataDirectoryError {}
+
+impl DataDirectoryError {
+    fn io(action: &str, path: &Path, error: &io::Error) -> DataDirectoryError {
+        let line = disk::explain(action, path, error);
+        match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => DataDirectoryError::Refused(line),
+            _ => DataDirectoryError::Io(line),
+        }
+    }
+
+    /// Whether the directory is the wrong one, rather than broken or out of order.
+    pub fn is_wrong_directory(&self) -> bool {
+        !matches!(self, DataDirectoryError::Io(_) | DataDirectoryError::Damaged { .. })
+    }
+}
 
 /// An open data directory. No other process can open it meanwhile.
 #[derive(Debug)]
@@ -227,7 +244,7 @@ pub fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirectoryError
         Err(error) if error.kind() == ErrorKind::NotADirectory => {
             return Err(DataDirectoryError::NotADirectory { path: path.into() });
         }
-        Err(error) => return Err(DataDirectoryError::Io(disk::explain("read", &file, &error))),
+        Err(error) => return Err(DataDirectoryError::io("read", &file, &error)),
     };
     decode(&text, &file).map(Some)
 }
@@ -239,7 +256,7 @@ pub fn cluster_text(cluster: &[u8; 16]) -> String {
 
 fn lock(path: &Path) -> Result<disk::Lock, DataDirectoryError> {
     disk::Lock::try_take(&path.join("lock"))
-        .map_err(|error| DataDirectoryError::Io(disk::explain("lock", path, &error)))?
+        .map_err(|error| DataDirectoryError::io("lock", path, &error))?
         .ok_or_else(|| DataDirectoryError::InUse { path: path.into() })
 }
 
@@ -252,7 +269,7 @@ fn create_directory(path: &Path) -> Result<(), DataDirectoryError> {
         Err(error) if error.kind() == ErrorKind::NotADirectory => {
             return Err(DataDirectoryError::NotADirectory { path: disk::parent(path) });
         }
-        Err(error) => return Err(DataDirectoryError::Io(disk::explain("open", path, &error))),
+        Err(error) => return Err(DataDirectoryError::io("open", path, &error)),
     }
     let parent = disk::parent(path);
     create_directory(&parent)?;
@@ -260,12 +277,12 @@ fn create_directory(path: &Path) -> Result<(), DataDirectoryError> {
         std::fs::create_dir(path)?;
         disk::sync_directory(&parent)
     };
-    create().map_err(|error| DataDirectoryError::Io(disk::explain("create", path, &error)))
+    create().map_err(|error| DataDirectoryError::io("create", path, &error))
 }
 
 /// What a crash during the making of a data directory leaves does not count.
 fn check_empty(path: &Path) -> Result<(), DataDirectoryError> {
-    let failed = |error: io::Error| DataDirectoryError::Io(disk::explain("list", path, &error));
+    let failed = |error: io::Error| DataDirectoryError::io("list", path, &error);
     for item in std::fs::read_dir(path).map_err(failed)? {
         let name = item.map_err(failed)?.file_name();
         if !["lock", "identity.tmp", "lost+found"].iter().any(|known| name == *known) {

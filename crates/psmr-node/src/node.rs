@@ -37,6 +37,7 @@ use psmr_core::planted::PlantedErrors;
 use psmr_core::routing::{Topology, HASH_VERSION};
 use psmr_core::service::Service;
 use psmr_core::wire::Write as _;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,6 +73,16 @@ pub enum NodeError {
     Usage(String),
     /// A failure at run time.
     Failure(String),
+}
+
+impl NodeError {
+    fn of(is_usage: bool, line: String) -> NodeError {
+        if is_usage {
+            NodeError::Usage(line)
+        } else {
+            NodeError::Failure(line)
+        }
+    }
 }
 
 /// A running replica.
@@ -124,9 +135,10 @@ fn recover(config: &NodeConfig, genesis: &Bytes) -> Result<Recovered, NodeError>
         return Ok(Recovered { log: None, directory: None, logs: Vec::new(), checkpoint: None });
     };
     let identity = Identity { cluster: config.cluster, replica: config.core.me, incarnation: 0, genesis: genesis.clone() };
-    let directory = DataDirectory::open_or_create(path, identity).map_err(|e| NodeError::Usage(e.to_string()))?;
+    let directory =
+        DataDirectory::open_or_create(path, identity).map_err(|e| NodeError::of(e.is_wrong_directory(), e.to_string()))?;
     let (log, logs) = FileLog::open(&directory.log_path(), FileLogOptions::default(), config.core.streams + 1)
-        .map_err(|e| NodeError::Failure(e.to_string()))?;
+        .map_err(|e| NodeError::of(e.is_wrong_place(), e.to_string()))?;
     let checkpoint = checkpoints::newest(&directory.checkpoints_path()).map_err(NodeError::Failure)?;
     Ok(Recovered { log: Some(log), directory: Some(directory), logs, checkpoint })
 }
@@ -134,7 +146,13 @@ fn recover(config: &NodeConfig, genesis: &Bytes) -> Result<Recovered, NodeError>
 fn listen(address: Option<SocketAddr>, what: &str) -> Result<Option<TcpListener>, NodeError> {
     let bind = |address| {
         TcpListener::bind(address).map_err(|e| {
-            NodeError::Usage(format!("cannot listen for {what} on {address}: {e}; choose another port, or stop who uses it"))
+            let remedy = match e.kind() {
+                ErrorKind::AddrInUse => "choose another port, or stop who uses it",
+                ErrorKind::AddrNotAvailable => "choose an address of this machine, or 0.0.0.0 for all of them",
+                ErrorKind::PermissionDenied => "choose a port above 1023, or allow this user to listen there",
+                _ => "choose another address",
+            };
+            NodeError::Usage(format!("cannot listen for {what} on {address}: {e}; {remedy}"))
         })
     };
     let listener = address.map(bind).transpose()?;

@@ -113,3 +113,17 @@ fn a_later_format_is_told_from_damage() {
     assert!(matches!(&error, E::UnknownVersion { version, .. } if version == "2"));
     one_line(&error, Path::new("/d/identity"));
 }
+
+#[test]
+fn where_one_may_not_write_is_the_wrong_directory_and_a_full_disk_is_not() {
+    let path = Path::new("/d");
+    let of = |code| E::io("create", path, &io::Error::from_raw_os_error(code));
+    for error in [of(libc::EACCES), of(libc::EPERM), of(libc::EROFS)] {
+        one_line(&error, path);
+        assert!(error.is_wrong_directory(), "{error}");
+    }
+    for error in [of(libc::ENOSPC), of(libc::EIO)] {
+        one_line(&error, path);
+        assert!(!error.is_wrong_directory(), "{error}");
+    }
+}

@@ -162,6 +162,13 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+impl OpenError {
+    /// Whether the directory or the configuration is the wrong one, rather than the disk broken.
+    pub fn is_wrong_place(&self) -> bool {
+        !matches!(self, OpenError::Io(_) | OpenError::Rot { .. })
+    }
+}
+
 /// The durable log of a replica. See the module's text.
 pub struct FileLog {
     directory: PathBuf,
