@@ -57,9 +57,11 @@ def layout_options(command: _Command) -> _Command:
 
 
 def terminate_as_interrupt() -> None:
-    """Let SIGTERM end the command as Ctrl-C does, so that it cleans up."""
+    """Let SIGTERM end the command as Ctrl-C does, so that it cleans up; both also where a shell has them ignored."""
 
     def interrupt(_number: int, _frame: types.FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    # In a script, what is started with & has this one ignored.
+    signal.signal(signal.SIGINT, interrupt)

@@ -20,8 +20,8 @@ from psmr.config import Config, example
 def serve(service: str, path: Path, lifeline_fd: int | None) -> None:
     """Run one replica of a cluster, until Ctrl-C."""
     terminate_as_interrupt()
-    settings = replace(Config.load(service, path), lifeline_fd=lifeline_fd)
     with contextlib.suppress(KeyboardInterrupt):
+        settings = replace(Config.load(service, path), lifeline_fd=lifeline_fd)
         _psmr.serve(settings.to_engine())
 
 
