@@ -16,8 +16,6 @@ def answers(monkeypatch: pytest.MonkeyPatch, durability: str, silent: str) -> No
     clients = {"1": silent, "2": "127.0.0.1:2"}
 
     def fake(address: str, timeout_s: float) -> str:
-        if address == silent:
-            raise RuntimeFailure(f"{address}: no answer")
         known = {"id": 2, "pid": 7, "state": "serving", "durability": durability, "workers": 1, "streams": [], "groups": []}
         return json.dumps({**known, "peers": clients})
 
@@ -36,7 +34,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, durability: str, state:
 def test_somebody_listens_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((ports.LOOPBACK, 0)) as silent:
         answers(monkeypatch, "memory", f"127.0.0.1:{silent.getsockname()[1]}")
-        assert status.of_cluster("127.0.0.1:2")["replicas"][0]["state"] == "unreachable"
+        assert status.of_cluster("127.0.0.1:2", timeout_s=0.2)["replicas"][0]["state"] == "unreachable"
 
 
 def test_a_wrong_address_is_refused() -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from psmr import _psmr
 from psmr.config import parse_address
-from psmr.errors import RuntimeFailure, UsageError
+from psmr.errors import UsageError
 
 TIMEOUT_S = 5.0
 
@@ -62,16 +60,8 @@ def check_address(text: str) -> str:
 def of_replica(address: str, timeout_s: float = TIMEOUT_S) -> tuple[Replica, dict[int, str]]:
     """Ask one replica for its state, and for the client addresses of all replicas."""
     answer = json.loads(_psmr.status(address, timeout_s))
-    clients = {int(number): client for number, client in answer.pop("peers").items()}
-    replica: Replica = {
-        "id": answer["id"],
-        "pid": answer["pid"],
-        "state": answer["state"],
-        "durability": answer["durability"],
-        "workers": answer["workers"],
-        "streams": answer["streams"],
-        "groups": answer["groups"],
-    }
+    clients = {int(number): client for number, client in answer["peers"].items() if client is not None}
+    replica = _replica(answer)
     clients.setdefault(replica["id"], address)
     return replica, clients
 
@@ -81,29 +71,27 @@ def of_cluster(address: str, timeout_s: float = TIMEOUT_S) -> Cluster:
     check_address(address)
     first, clients = of_replica(address, timeout_s)
     others = {number: client for number, client in clients.items() if number != first["id"]}
-
-    def ask(number: int) -> Replica:
-        try:
-            return of_replica(others[number], timeout_s)[0]
-        except RuntimeFailure:
-            return _silent(number, others[number], first["durability"], timeout_s)
-
-    with ThreadPoolExecutor(max_workers=max(1, len(others))) as pool:
-        replicas = [first, *pool.map(ask, others)]
+    answers = json.loads(_psmr.statuses(list(others.values()), timeout_s))
+    replicas = [first]
+    for number, answer in zip(others, answers, strict=True):
+        is_silent = "is_refused" in answer
+        replicas.append(_silent(number, answer["is_refused"], first["durability"]) if is_silent else _replica(answer))
     return {"replicas": sorted(replicas, key=lambda replica: replica["id"])}
 
 
-def _silent(number: int, address: str, durability: str, timeout_s: float) -> Replica:
+def _replica(answer: dict[str, Any]) -> Replica:
+    return {
+        "id": answer["id"],
+        "pid": answer["pid"],
+        "state": answer["state"],
+        "durability": answer["durability"],
+        "workers": answer["workers"],
+        "streams": answer["streams"],
+        "groups": answer["groups"],
+    }
+
+
+def _silent(number: int, is_refused: bool, durability: str) -> Replica:
     """A replica without answer. Nobody listening in `memory` durability: what it held is lost."""
-    state = "lost" if durability == "memory" and _is_refused(address, timeout_s) else "unreachable"
+    state = "lost" if durability == "memory" and is_refused else "unreachable"
     return {"id": number, "pid": 0, "state": state, "durability": durability, "workers": 0, "streams": [], "groups": []}
-
-
-def _is_refused(address: str, timeout_s: float) -> bool:
-    try:
-        socket.create_connection(parse_address(address), timeout_s).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
 
+import psutil
 import pytest
 
-from psmr import cluster
+from psmr import cluster, ports
+from psmr.cli.inspection import VERIFY_TIMEOUT_S
 from psmr.cluster_directory import Layout
-from tests.e2e.support import Local, run_psmr
+from tests.e2e.support import Local, is_running, psmr_command, run_psmr, wait_until
 
 
 @pytest.mark.parametrize("replica", [0, 1, 2])
@@ -58,3 +65,57 @@ def test_a_digest_tells_states_apart() -> None:
             compared = run_psmr("verify", "--connect", servers.addresses[0], "--format", "json")
             digests.append(json.loads(compared.stdout)["replicas"][0]["digest"])
     assert digests[0] == digests[2] != digests[1]
+
+
+def interrupt(command: subprocess.Popen[str]) -> None:
+    """Send Ctrl-C, and check the end: it does not wait until the question's own time is over."""
+    command.send_signal(signal.SIGINT)
+    try:
+        _, said = command.communicate(timeout=VERIFY_TIMEOUT_S / 2)
+    finally:
+        command.kill()
+    assert command.returncode == 130
+    assert "Traceback" not in said
+
+
+def start_psmr(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(psmr_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("question", ["status", "verify"])
+def test_an_interrupt_ends_the_wait_for_an_answer(question: str) -> None:
+    with socket.create_server((ports.LOOPBACK, 0)) as silent:
+        command = start_psmr(question, "--connect", f"{ports.LOOPBACK}:{silent.getsockname()[1]}")
+        connection, _ = silent.accept()
+        with connection:
+            interrupt(command)
+
+
+def has_connection_to(pid: int, port: int) -> bool:
+    connections = psutil.Process(pid).net_connections("tcp")
+    return any(tuple(connection.raddr)[1:] == (port,) for connection in connections)
+
+
+@pytest.mark.parametrize("question", ["status", "verify"])
+def test_an_interrupt_ends_the_wait_for_a_replica_that_hangs(tmp_path: Path, question: str) -> None:
+    with Local(tmp_path) as running:
+        hung = running.pids()[2]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            command = start_psmr(question, "--connect", running.addresses()[0])
+            wait_until(lambda: has_connection_to(command.pid, running.port + 2), 30, "the one that hangs is asked")
+            interrupt(command)
+        finally:
+            os.kill(hung, signal.SIGCONT)
+
+
+def test_verify_does_not_wait_for_replicas_that_are_gone(tmp_path: Path) -> None:
+    with Local(tmp_path, "--durability", "memory") as running:
+        for gone in ([3], [1, 2, 3]):
+            pid = running.kill(gone[0] if len(gone) == 1 else 2)
+            wait_until(lambda pid=pid: not is_running(pid), 30, "it has ended")  # type: ignore[misc]
+            question = ("verify", "--connect", running.addresses()[0], "--format", "json")
+            compared = run_psmr(*question, timeout_s=VERIFY_TIMEOUT_S / 2)
+            assert compared.returncode == 1
+            assert json.loads(compared.stdout)["missing"] == gone
+            assert "no answer from replica" in compared.stderr

@@ -1,6 +1,6 @@
 //! Clients for Python: of a cluster (`Client`), and of a replica in this process (`Embedded`).
 
-use crate::gate::Error;
+use crate::gate::{Error, Signals};
 use crate::reply::{self, Reply};
 use crate::services;
 use psmr_core::config::Config;
@@ -37,33 +37,6 @@ impl From<ClientError> for Error {
             _ if error.may_have_been_executed() => Error::OutcomeUnknown(text),
             _ => Error::Failure(text),
         }
-    }
-}
-
-/// Lets Python look at its signals while Rust waits, and keeps what a handler raised.
-struct Signals {
-    raised: Option<PyErr>,
-}
-
-impl Signals {
-    /// Runs `wait` without the interpreter's lock; `wait` asks its argument now and then whether to go on.
-    fn watch<T: Send>(
-        py: Python<'_>,
-        wait: impl FnOnce(&mut dyn FnMut() -> bool) -> Result<T, ClientError> + Send,
-    ) -> PyResult<T> {
-        let mut signals = Signals { raised: None };
-        let outcome = py.detach(|| wait(&mut || signals.look()));
-        match (signals.raised, outcome) {
-            (Some(raised), _) => Err(raised),
-            (None, outcome) => outcome.map_err(|error| Error::from(error).into()),
-        }
-    }
-
-    fn look(&mut self) -> bool {
-        if let Err(raised) = Python::attach(|py| py.check_signals()) {
-            self.raised = Some(raised);
-        }
-        self.raised.is_some()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gate between Python and Rust: one error map, one way to wait.
 
+use psmr_node::client::ClientError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -36,5 +37,35 @@ impl From<Error> for PyErr {
                 Err(_) => PyRuntimeError::new_err(text),
             }
         })
+    }
+}
+
+/// Lets Python look at its signals while Rust waits, and keeps what a handler raised.
+pub struct Signals {
+    raised: Option<PyErr>,
+}
+
+impl Signals {
+    /// Runs `wait` without the interpreter's lock; `wait` asks its argument now and then whether it is called off.
+    ///
+    /// # Errors
+    /// What a handler raised, or else what `wait` says.
+    pub fn watch<T: Send>(
+        py: Python<'_>,
+        wait: impl FnOnce(&mut dyn FnMut() -> bool) -> Result<T, ClientError> + Send,
+    ) -> PyResult<T> {
+        let mut signals = Signals { raised: None };
+        let outcome = py.detach(|| wait(&mut || signals.look()));
+        match (signals.raised, outcome) {
+            (Some(raised), _) => Err(raised),
+            (None, outcome) => outcome.map_err(|error| Error::from(error).into()),
+        }
+    }
+
+    fn look(&mut self) -> bool {
+        if let Err(raised) = Python::attach(|py| py.check_signals()) {
+            self.raised = Some(raised);
+        }
+        self.raised.is_some()
     }
 }

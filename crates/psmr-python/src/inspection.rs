@@ -1,6 +1,6 @@
 //! Questions about a cluster and about a service.
 
-use crate::gate::Error;
+use crate::gate::{Error, Signals};
 use psmr_node::client;
 use pyo3::prelude::*;
 use std::time::Duration;
@@ -15,14 +15,21 @@ fn deadline(timeout_s: f64) -> PyResult<Duration> {
 #[pyfunction]
 pub fn status(py: Python<'_>, address: &str, timeout_s: f64) -> PyResult<String> {
     let time = deadline(timeout_s)?;
-    Ok(py.detach(|| client::status(address, time)).map_err(Error::from)?)
+    Signals::watch(py, |called_off| client::status(address, time, called_off))
+}
+
+/// The states of several replicas that are asked at once, as a JSON list; of one without an answer, `{"is_refused"}`.
+#[pyfunction]
+pub fn statuses(py: Python<'_>, addresses: Vec<String>, timeout_s: f64) -> PyResult<String> {
+    let time = deadline(timeout_s)?;
+    Signals::watch(py, |called_off| client::statuses(&addresses, time, called_off))
 }
 
 /// The digests of all replicas at one consistent cut, as JSON.
 #[pyfunction]
 pub fn verify(py: Python<'_>, address: &str, timeout_s: f64) -> PyResult<String> {
     let time = deadline(timeout_s)?;
-    Ok(py.detach(|| client::verify(address, time)).map_err(Error::from)?)
+    Signals::watch(py, |called_off| client::verify(address, time, called_off))
 }
 
 /// C-Dep and C-G of a service, as JSON.

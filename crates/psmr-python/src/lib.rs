@@ -19,6 +19,7 @@ fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("version", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(replica::serve, module)?)?;
     module.add_function(wrap_pyfunction!(inspection::status, module)?)?;
+    module.add_function(wrap_pyfunction!(inspection::statuses, module)?)?;
     module.add_function(wrap_pyfunction!(inspection::verify, module)?)?;
     module.add_function(wrap_pyfunction!(inspection::explain, module)?)?;
     module.add_class::<client::Client>()?;

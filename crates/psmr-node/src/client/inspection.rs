@@ -1,13 +1,15 @@
 //! Questions about replicas: their status, and whether their states are equal.
 
 use super::remote::resolve;
-use super::ClientError;
+use super::{ClientError, SLICE};
 use crate::native::{self, FromClient, FromReplica, Kind, GREETING, MAGIC_BYTES};
 use bytes::{Bytes, BytesMut};
 use psmr_core::command::SessionId;
 use serde_json::{json, Map, Value};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a digest may take to come before it is asked for again: the command may have been lost.
@@ -15,6 +17,9 @@ const START_AGAIN: Duration = Duration::from_secs(2);
 
 /// Between two looks at the replicas.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Nobody listens at a replica's address for this long: it is missing. One that is started again comes back sooner.
+const REFUSED_MAX: Duration = Duration::from_secs(4);
 
 /// A connection for questions.
 struct Line {
@@ -29,21 +34,43 @@ fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
 }
 
+/// Why there is no connection.
+struct NoLine {
+    error: ClientError,
+    /// Nobody listens there.
+    is_refused: bool,
+}
+
+impl From<ClientError> for NoLine {
+    fn from(error: ClientError) -> NoLine {
+        NoLine { error, is_refused: false }
+    }
+}
+
+impl From<NoLine> for ClientError {
+    fn from(no_line: NoLine) -> ClientError {
+        no_line.error
+    }
+}
+
 impl Line {
-    fn open(address: &str, deadline: Instant) -> Result<Line, ClientError> {
-        let mut trouble = String::new();
+    fn open(address: &str, deadline: Instant) -> Result<Line, NoLine> {
+        let mut trouble = NoLine { error: ClientError::Unreachable(address.into()), is_refused: false };
         for target in resolve(address)? {
             match TcpStream::connect_timeout(&target, left(deadline)) {
                 Ok(mut stream) => {
                     let _ = stream.set_nodelay(true);
-                    stream.set_write_timeout(Some(left(deadline)))?;
-                    stream.write_all(GREETING)?;
+                    stream.set_write_timeout(Some(left(deadline))).map_err(ClientError::from)?;
+                    stream.write_all(GREETING).map_err(ClientError::from)?;
                     return Ok(Line { address: address.into(), stream, input: BytesMut::new(), is_greeted: false });
                 }
-                Err(error) => trouble = format!("{address}: {error}"),
+                Err(error) => {
+                    let is_refused = error.kind() == ErrorKind::ConnectionRefused;
+                    trouble = NoLine { error: ClientError::Unreachable(format!("{address}: {error}")), is_refused };
+                }
             }
         }
-        Err(ClientError::Unreachable(trouble))
+        Err(trouble)
     }
 
     fn ask(&mut self, question: &Value, deadline: Instant) -> Result<Value, ClientError> {
@@ -62,8 +89,8 @@ impl Line {
             match self.stream.read(&mut scratch) {
                 Ok(0) => return Err(self.lost("it closed the connection")),
                 Ok(count) => self.input.extend_from_slice(&scratch[..count]),
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(self.lost("no answer in time")),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(self.lost("no answer in time")),
                 Err(e) => return Err(self.lost(&e.to_string())),
             }
         }
@@ -99,13 +126,62 @@ impl Line {
     }
 }
 
+/// Works on a thread of its own, so that whoever waits for it can be called off whatever the network does. The thread ends by
+/// itself when its time is over.
+fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<Receiver<T>, ClientError> {
+    let (sender, receiver) = mpsc::channel();
+    // Nobody takes what comes too late.
+    let run = move || drop(sender.send(work()));
+    thread::Builder::new().name("question".into()).spawn(run)?;
+    Ok(receiver)
+}
+
+/// What comes of the work, unless it is called off.
+fn wait<T>(working: &Receiver<T>, called_off: &mut dyn FnMut() -> bool) -> Result<T, ClientError> {
+    loop {
+        match working.recv_timeout(SLICE) {
+            Ok(outcome) => return Ok(outcome),
+            Err(RecvTimeoutError::Disconnected) => return Err(ClientError::System("a thread that asks panicked".into())),
+            Err(RecvTimeoutError::Timeout) if called_off() => return Err(ClientError::Interrupted),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+fn ask_status(address: &str, timeout: Duration) -> Result<Value, NoLine> {
+    let deadline = Instant::now() + timeout;
+    Ok(Line::open(address, deadline)?.ask(&json!({"ask": "status"}), deadline)?)
+}
+
 /// The status of the replica at `address`, as JSON.
 ///
 /// # Errors
-/// If it does not answer in time.
-pub fn status(address: &str, timeout: Duration) -> Result<String, ClientError> {
-    let deadline = Instant::now() + timeout;
-    Line::open(address, deadline)?.ask(&json!({"ask": "status"}), deadline).map(|status| status.to_string())
+/// If it does not answer in time, or the wait is called off.
+pub fn status(address: &str, timeout: Duration, called_off: &mut dyn FnMut() -> bool) -> Result<String, ClientError> {
+    let address = address.to_owned();
+    let status = wait(&apart(move || ask_status(&address, timeout))?, called_off)??;
+    Ok(status.to_string())
+}
+
+/// The status of the replica at each address, all asked at once, as a JSON list in their order. Instead of the status of one
+/// without an answer there is `{"is_refused"}`: whether nobody listens at its address.
+///
+/// # Errors
+/// If the wait is called off.
+pub fn statuses(addresses: &[String], timeout: Duration, called_off: &mut dyn FnMut() -> bool) -> Result<String, ClientError> {
+    let ask = |address: &String| {
+        let address = address.clone();
+        apart(move || ask_status(&address, timeout))
+    };
+    let asked = addresses.iter().map(ask).collect::<Result<Vec<_>, _>>()?;
+    let mut found = Vec::new();
+    for working in &asked {
+        found.push(match wait(working, called_off)? {
+            Ok(status) => status,
+            Err(no_line) => json!({"is_refused": no_line.is_refused}),
+        });
+    }
+    Ok(Value::from(found).to_string())
 }
 
 /// A replica that is asked for its digest.
@@ -113,6 +189,8 @@ struct Suspect {
     id: u64,
     address: Option<String>,
     line: Option<Line>,
+    /// Nobody has listened at its address since.
+    refused_since: Option<Instant>,
     found: Option<Found>,
 }
 
@@ -127,12 +205,31 @@ struct Found {
 }
 
 impl Suspect {
+    fn connect(&mut self, until: Instant) {
+        // The address of one that was never there is not known.
+        let Some(address) = &self.address else { return self.refuse() };
+        match Line::open(address, until) {
+            Ok(line) => (self.line, self.refused_since) = (Some(line), None),
+            Err(no_line) if no_line.is_refused => self.refuse(),
+            Err(_) => self.refused_since = None,
+        }
+    }
+
+    fn refuse(&mut self) {
+        self.refused_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether there is nobody to wait for.
+    fn is_gone(&self) -> bool {
+        self.found.is_none() && self.refused_since.is_some_and(|since| since.elapsed() > REFUSED_MAX)
+    }
+
     /// Looks for the digest. Errors pass: the replica may come back before the time is over.
     fn look(&mut self, request: u64, start: bool, deadline: Instant) {
         if self.line.is_none() {
             // One that hangs must not take the time of the others.
             let until = deadline.min(Instant::now() + Duration::from_secs(1));
-            self.line = self.address.as_ref().and_then(|address| Line::open(address, until).ok());
+            self.connect(until);
         }
         let Some(line) = &mut self.line else { return };
         let until = deadline.min(Instant::now() + Duration::from_secs(1));
@@ -152,8 +249,13 @@ impl Suspect {
 /// `{"cut", "equal", "replicas": [{"id", "digest"}], "missing": [ids]}`.
 ///
 /// # Errors
-/// If the replica at `address` does not answer.
-pub fn verify(address: &str, timeout: Duration) -> Result<String, ClientError> {
+/// If the replica at `address` does not answer, or the wait is called off.
+pub fn verify(address: &str, timeout: Duration, called_off: &mut dyn FnMut() -> bool) -> Result<String, ClientError> {
+    let address = address.to_owned();
+    wait(&apart(move || compare(&address, timeout))?, called_off)?
+}
+
+fn compare(address: &str, timeout: Duration) -> Result<String, ClientError> {
     let deadline = Instant::now() + timeout;
     let mut first = Line::open(address, deadline)?;
     let status = first.ask(&json!({"ask": "status"}), deadline)?;
@@ -163,7 +265,7 @@ pub fn verify(address: &str, timeout: Duration) -> Result<String, ClientError> {
     for (id, peer) in &peers {
         let Ok(id) = id.parse() else { continue };
         let address = if id == own { Some(address.to_owned()) } else { peer.as_str().map(str::to_owned) };
-        suspects.push(Suspect { id, address, line: None, found: None });
+        suspects.push(Suspect { id, address, line: None, refused_since: None, found: None });
     }
     suspects.sort_by_key(|suspect| suspect.id);
     if let Some(suspect) = suspects.iter_mut().find(|suspect| suspect.id == own) {
@@ -174,7 +276,7 @@ pub fn verify(address: &str, timeout: Duration) -> Result<String, ClientError> {
     Ok(report(&suspects).to_string())
 }
 
-/// Asks until every replica has answered for the same cut, or the time is over.
+/// Asks until every replica that is there has answered, or the time is over.
 fn collect(suspects: &mut [Suspect], own: u64, request: u64, deadline: Instant) {
     let mut started: Option<Instant> = None;
     loop {
@@ -186,10 +288,13 @@ fn collect(suspects: &mut [Suspect], own: u64, request: u64, deadline: Instant) 
         for suspect in suspects.iter_mut().filter(|suspect| suspect.found.is_none()) {
             suspect.look(request, start && suspect.id == own, deadline);
         }
-        if suspects.iter().all(|suspect| suspect.found.is_some()) || Instant::now() >= deadline {
+        let gone = suspects.iter().filter(|suspect| suspect.is_gone()).count();
+        let is_settled = suspects.iter().all(|suspect| suspect.found.is_some() || suspect.is_gone());
+        // Without a majority no digest is ordered any more.
+        if is_settled || 2 * gone >= suspects.len() || Instant::now() >= deadline {
             return;
         }
-        std::thread::sleep(PAUSE.min(left(deadline)));
+        thread::sleep(PAUSE.min(left(deadline)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Native clients against real replicas in this process: order, exactly-once across failures, errors, inspection.
 
 use super::support::{ask, embedded, gateway, options, Cluster, Forwarder};
-use psmr_node::client::{status, verify, Client, ClientError};
+use psmr_node::client::{status, statuses, verify, Client, ClientError};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -255,17 +255,29 @@ fn status_and_verify_ask_every_replica() {
     pipeline(&mut client, &mixture(500, "v"));
     let parse = |text: String| serde_json::from_str::<Value>(&text).unwrap();
     let timeout = Duration::from_secs(10);
-    let found = parse(status(&cluster.address(2), timeout).unwrap());
+    let found = parse(status(&cluster.address(2), timeout, &mut || false).unwrap());
     assert_eq!((found["id"].as_u64(), found["service"].as_str()), (Some(2), Some("counters")));
-    let verified = parse(verify(&cluster.address(1), timeout).unwrap());
+    let verified = parse(verify(&cluster.address(1), timeout, &mut || false).unwrap());
     assert_eq!((verified["equal"].as_bool(), verified["missing"].as_array().unwrap().len()), (Some(true), 0), "{verified}");
     let replicas = verified["replicas"].as_array().unwrap();
     assert_eq!(replicas.iter().map(|r| r["id"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(replicas[0]["digest"].as_str().unwrap().len(), 32);
     ask(&mut client, "add v1 1");
     cluster.stop_node(3);
-    let later = parse(verify(&cluster.address(1), Duration::from_secs(3)).unwrap());
+    let later = parse(verify(&cluster.address(1), Duration::from_secs(3), &mut || false).unwrap());
     assert_eq!((later["equal"].as_bool(), &later["missing"]), (Some(true), &serde_json::json!([3])), "{later}");
     assert_ne!(later["replicas"][0]["digest"], replicas[0]["digest"], "the state has changed");
-    assert!(status(&cluster.address(3), Duration::from_secs(1)).is_err());
+    assert!(status(&cluster.address(3), Duration::from_secs(1), &mut || false).is_err());
+}
+
+#[test]
+fn questions_can_be_called_off() {
+    // It takes connections and answers nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let timeout = Duration::from_secs(3600);
+    let off = ClientError::Interrupted;
+    assert_eq!(status(&address, timeout, &mut || true), Err(off.clone()));
+    assert_eq!(statuses(std::slice::from_ref(&address), timeout, &mut || true), Err(off.clone()));
+    assert_eq!(verify(&address, timeout, &mut || true), Err(off));
 }
