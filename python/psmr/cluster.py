@@ -31,8 +31,11 @@ from psmr.errors import RuntimeFailure, UsageError
 from psmr.ports import LOOPBACK, choose
 from psmr.process_group import OWN_GROUP
 
-#: How long a replica that died stays down.
+#: How long a replica that died stays down; twice as long after each start that came to nothing, up to the maximum.
 RESTART_DELAY_S = 1.0
+RESTART_DELAY_S_MAX = 30.0
+#: A cluster that has not served yet gives up when one of its replicas has failed this often in a row.
+FAILURES_MAX = 3
 #: How often a replica that does not serve yet is asked whether it does.
 READY_POLL_S = 0.05
 #: How long a replica may take to answer that, and to end when it is told to.
@@ -76,6 +79,8 @@ class _Replica:
         self.pidfd = -1
         self.is_serving = False
         self.restart_at: float | None = None
+        #: Ends in a row before it served.
+        self.failures = 0
 
     @property
     def is_starting(self) -> bool:
@@ -256,23 +261,30 @@ class LocalCluster:
         code = process.wait()
         self._selector.unregister(node.pidfd)
         os.close(node.pidfd)
+        node.failures = 0 if node.is_serving else node.failures + 1
+        delay_s = restart_delay_s(node.failures)
         with self._changed:
             node.process = None
             node.is_serving = False
             if self._is_restarting:
-                node.restart_at = time.monotonic() + RESTART_DELAY_S
+                node.restart_at = time.monotonic() + delay_s
             self._changed.notify_all()
         name = f"replica {node.member.id}"
         reason = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if code > 0:
-            reason += f": {last_line(node.log_path)}"
+            reason += f": {last_line(node.log_path).removeprefix('psmr: ')}"
         if not self._has_served and code == UsageError.exit_code:
             raise UsageError(f"{name} {reason}")
         if not self._has_served and not self._is_restarting:
-            raise RuntimeFailure(f"{name} {reason} before the cluster served")
+            raise RuntimeFailure(f"before the cluster served, {name} {reason}")
+        if not self._has_served and node.failures >= FAILURES_MAX:
+            raise RuntimeFailure(f"before the cluster served, {name} failed {node.failures} times; the last time it {reason}")
         if not self._is_restarting and all(other.process is None for other in self._replicas):
             raise RuntimeFailure(f"{name} {reason}; no replica is left")
-        self._report(f"{name} {reason}" + ("; it starts again" if self._is_restarting else "; it stays down"))
+        if self._has_served:
+            self._report(
+                f"{name} {reason}" + (f"; it starts again in {delay_s:g} s" if self._is_restarting else "; it stays down")
+            )
 
     def _check_serving(self, node: _Replica) -> None:
         assert node.process is not None, "only running replicas are asked"
@@ -330,6 +342,11 @@ class LocalCluster:
         os.close(self._lifeline_read)
         os.close(self._lifeline_write)
         self._directory.close()
+
+
+def restart_delay_s(failures: int) -> float:
+    """Return how long a replica stays down that has failed this often in a row without having served."""
+    return float(min(RESTART_DELAY_S_MAX, RESTART_DELAY_S * 2.0 ** min(failures, 10)))
 
 
 def _open_log(path: Path) -> IO[bytes]:

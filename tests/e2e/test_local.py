@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +16,16 @@ import redis
 
 from psmr import ports
 from psmr.cluster import RESTART_DELAY_S
-from tests.e2e.support import STOP_TIMEOUT_S, Local, is_running, no_process_left, run_psmr, wait_until
+from tests.e2e.support import (
+    STOP_TIMEOUT_S,
+    Local,
+    consecutive_ports,
+    is_running,
+    no_process_left,
+    psmr_command,
+    run_psmr,
+    wait_until,
+)
 
 
 def client(cluster: Local, replica: int) -> redis.Redis:
@@ -70,7 +81,7 @@ def test_a_dead_replica_comes_back(tmp_path: Path) -> None:
         ready = cluster.wait_ready(but=dead)
         assert time.monotonic() - start >= RESTART_DELAY_S
         assert [ready[1]["pid"], ready[3]["pid"]] == others
-        assert "replica 2 was ended by SIGKILL; it starts again" in cluster.messages()
+        assert "replica 2 was ended by SIGKILL; it starts again in 1 s" in cluster.messages()
         assert client(cluster, 2).set("k", "v")
 
 
@@ -94,6 +105,50 @@ def test_in_memory_a_dead_replica_is_lost(tmp_path: Path) -> None:
         assert client(cluster, 3).get("k") == b"v"
         shown = run_psmr("status", "--connect", cluster.addresses()[1], "--format", "json")
         assert [replica["state"] for replica in json.loads(shown.stdout)["replicas"]] == ["lost", "serving", "serving"]
+
+
+def spoil_log(data: Path, replica: int) -> None:
+    """Flip a bit at the beginning of what a replica has written."""
+    segment = min((data / f"replica-{replica}" / "log").glob("segment-*"))
+    content = bytearray(segment.read_bytes())
+    content[20] ^= 1
+    segment.write_bytes(content)
+
+
+def test_rot_ends_a_cluster_that_has_not_served(tmp_path: Path) -> None:
+    with Local(tmp_path) as cluster:
+        assert cluster.stop() == 0
+    spoil_log(cluster.data, 2)
+    refused = run_psmr("local", "kv", "--port", str(cluster.port), "--data", cluster.data)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "before the cluster served, replica 2 failed 3 times" in refused.stderr
+    assert "is damaged" in refused.stderr
+
+
+def limit_files() -> None:
+    """Let no file grow to the size of a log's segment, as on a disk that is too small."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+
+def test_a_disk_that_is_too_small_to_start(tmp_path: Path) -> None:
+    port = consecutive_ports(3)
+    command = psmr_command("local", "kv", "--port", str(port), "--data", tmp_path / "data")
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, preexec_fn=limit_files)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "failed 3 times" in refused.stderr
+    assert "free space" in refused.stderr
+
+
+def test_a_replica_that_fails_again_and_again_is_given_more_and_more_time(tmp_path: Path) -> None:
+    with Local(tmp_path) as cluster:
+        os.kill(cluster.pids()[0], signal.SIGSTOP)  # a dead one that has not ended yet
+        spoil_log(cluster.data, 1)
+        cluster.kill(1)
+        for told in ("SIGKILL; it starts again in 1 s", "it starts again in 2 s", "it starts again in 4 s"):
+            wait_until(lambda told=told: told in cluster.messages(), 60, told)  # type: ignore[misc]
+        assert client(cluster, 2).set("k", "v")
 
 
 def test_two_clusters_at_once(tmp_path: Path) -> None:
