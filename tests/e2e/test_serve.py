@@ -52,12 +52,14 @@ def ignore_interrupts() -> None:
 
 
 @contextlib.contextmanager
-def serving(path: Path, port: int, before: Callable[[], None] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Run a replica: it serves when the block starts."""
+def serving(
+    path: Path, port: int, before: Callable[[], None] | None = None, *, wait: bool = True
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a replica: it serves when the block starts, unless nobody is to wait for that."""
     command = psmr_command("serve", "kv", "--config", path)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=before)
     try:
-        wait_until(lambda: process.poll() is not None or is_serving(port), START_TIMEOUT_S, "it serves")
+        wait_until(lambda: not wait or process.poll() is not None or is_serving(port), START_TIMEOUT_S, "it serves")
         assert process.poll() is None
         yield process
     finally:
@@ -75,6 +77,53 @@ def test_a_signal_ends_it_with_0(tmp_path: Path, number: signal.Signals, before:
         assert (process.returncode, said) == (0, "")
 
 
+def test_an_address_of_another_machine(tmp_path: Path) -> None:
+    port = consecutive_ports(2)
+    path = configure(tmp_path, port, tmp_path / "data")
+    text = path.read_text()
+    # A documentation address, which no machine has, and a name that nobody has.
+    for foreign, shown in (
+        (f"192.0.2.1:{port}", "choose an address of this machine"),
+        ("nobody.invalid:7", "allowed is an address"),
+    ):
+        path.write_text(text.replace(f'listen = "{ports.LOOPBACK}:{port}"', f'listen = "{foreign}"', 1))
+        refused = run_psmr("serve", "kv", "--config", path)
+        assert refused.returncode == 2
+        assert refused.stderr.count("\n") == 1
+        assert f"{path}: listen is " in refused.stderr
+        assert foreign in refused.stderr
+        assert shown in refused.stderr
+
+
+def test_a_peer_without_an_address_does_not_stop_the_start(tmp_path: Path) -> None:
+    port = consecutive_ports(4)
+    path = configure(tmp_path, port, tmp_path / "data")
+    others = f"""
+[[replicas]]
+id = 2
+client = "{ports.LOOPBACK}:{port + 2}"
+peer = "{ports.LOOPBACK}:{port + 3}"
+
+[[replicas]]
+id = 3
+client = "nobody.invalid:7379"
+peer = "nobody.invalid:7479"
+"""
+    path.write_text(path.read_text() + others)
+    second = tmp_path / "second.toml"
+    own = {f'listen = "{ports.LOOPBACK}:{port + n}"': f'listen = "{ports.LOOPBACK}:{port + n + 2}"' for n in (0, 1)}
+    text = path.read_text().replace("replica = 1", "replica = 2").replace(str(tmp_path / "data"), str(tmp_path / "second"))
+    for first, other in own.items():
+        text = text.replace(first, other, 1)
+    second.write_text(text)
+    with serving(second, port + 2, wait=False) as one, serving(path, port) as other_:
+        assert one.poll() is None
+        other_.send_signal(signal.SIGTERM)
+        _, said = other_.communicate(timeout=STOP_TIMEOUT_S)
+        assert other_.returncode == 0
+        assert 'the peer address of replica 3 is "nobody.invalid:7479"' in said
+
+
 def test_a_port_in_use(tmp_path: Path) -> None:
     port = consecutive_ports(2)
     path = configure(tmp_path, port, tmp_path / "data")
@@ -83,7 +132,8 @@ def test_a_port_in_use(tmp_path: Path) -> None:
             refused = run_psmr("serve", "kv", "--config", path)
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
-        assert f"{ports.LOOPBACK}:{taken}" in refused.stderr
+        key = "listen" if taken == port else "peer_listen"
+        assert f"{path}: {key} is {ports.LOOPBACK}:{taken}" in refused.stderr
         assert "in use" in refused.stderr
         assert "choose another port" in refused.stderr
 

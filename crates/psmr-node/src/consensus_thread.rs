@@ -19,6 +19,7 @@ use psmr_core::message::Frame;
 use psmr_core::order::{Actions, Order, Positions};
 use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub enum Input {
     CheckpointFetched { cut: u64, positions: Positions, groups: Vec<Bytes> },
     /// A connection asks about the replica.
     Question { from: Arc<Mailbox<ClientInput>>, connection: u64, question: Question },
+    /// The address of a peer that has a name.
+    PeerAddress(ReplicaId, SocketAddr),
     /// The replica cannot go on.
     Failed(String),
     /// The replica is to end.
@@ -236,6 +239,7 @@ impl ConsensusThread {
                 let text = self.answer(question).to_string();
                 from.post(ClientInput::Told { connection, text });
             }
+            Input::PeerAddress(replica, address) => self.parts.transport.set_address(replica, address),
             Input::Failed(text) => return Err(text),
         }
         Ok(())

@@ -19,6 +19,7 @@ pub mod native;
 pub mod native_session;
 pub mod node;
 pub mod peer_frame;
+pub mod resolver;
 pub mod router;
 pub mod timings;
 pub mod transport;

@@ -22,11 +22,11 @@ use crate::router::{ClientInput, Router};
 use crate::timings::Timings;
 use crate::transport::{Hello, Transport};
 use crate::worker_thread::Workers;
-use crate::{client_thread, consensus_thread, log_thread};
+use crate::{client_thread, consensus_thread, log_thread, resolver};
 use bytes::Bytes;
 use mio::net::TcpListener;
 use psmr_core::client::{ClientProxy, ProxyLimits};
-use psmr_core::command::SessionId;
+use psmr_core::command::{ReplicaId, SessionId};
 use psmr_core::config::Config;
 use psmr_core::entry::ROUTING_VERSION_FIRST;
 use psmr_core::execute::{Engine, Output};
@@ -143,7 +143,8 @@ fn recover(config: &NodeConfig, genesis: &Bytes) -> Result<Recovered, NodeError>
     Ok(Recovered { log: Some(log), directory: Some(directory), logs, checkpoint })
 }
 
-fn listen(address: Option<SocketAddr>, what: &str) -> Result<Option<TcpListener>, NodeError> {
+/// Listens at the address that the configuration has under `key`.
+fn listen(address: Option<SocketAddr>, key: &str) -> Result<Option<TcpListener>, NodeError> {
     let bind = |address| {
         TcpListener::bind(address).map_err(|e| {
             let remedy = match e.kind() {
@@ -152,7 +153,7 @@ fn listen(address: Option<SocketAddr>, what: &str) -> Result<Option<TcpListener>
                 ErrorKind::PermissionDenied => "choose a port above 1023, or allow this user to listen there",
                 _ => "choose another address",
             };
-            NodeError::Usage(format!("cannot listen for {what} on {address}: {e}; {remedy}"))
+            NodeError::Usage(format!("{key} is {address}: cannot listen there: {e}; {remedy}"))
         })
     };
     let listener = address.map(bind).transpose()?;
@@ -181,8 +182,8 @@ impl Node {
     pub fn start(config: NodeConfig, service: Arc<dyn Service>, factory: GatewayFactory) -> Result<Node, NodeError> {
         config.core.check().map_err(NodeError::Usage)?;
         let genesis = genesis(&config, &*service);
-        let listener = listen(config.listen, "clients")?;
-        let peer_listener = listen(config.peer_listen, "peers")?;
+        let listener = listen(config.listen, "listen")?;
+        let peer_listener = listen(config.peer_listen, "peer_listen")?;
         let address = address_of(listener.as_ref())?;
         let peer_address = address_of(peer_listener.as_ref())?;
         if peer_listener.is_none() && config.core.replicas > 1 {
@@ -290,6 +291,14 @@ impl Node {
     /// If the system has no more descriptors or random numbers.
     pub fn direct_client(&self, gateway: Box<dyn Gateway>, options: ClientOptions) -> Result<Client, ClientError> {
         Client::over(Box::new(Direct::new(self.inside.clone())?), gateway, options, &mut || false)
+    }
+
+    /// Looks up the peers whose addresses are names (`host:port`), until they have one.
+    ///
+    /// # Errors
+    /// If the system has no more threads.
+    pub fn resolve_peers(&self, names: Vec<(ReplicaId, String)>) -> Result<(), NodeError> {
+        resolver::start(names, self.mailbox.clone(), self.stopping.clone()).map_err(failure)
     }
 
     /// Waits until the replica ends by itself, at most this long. `None`: it runs on.

@@ -198,6 +198,11 @@ impl Transport {
         (!address.is_empty()).then_some(address)
     }
 
+    /// Where a peer listens, which was not known before.
+    pub fn set_address(&mut self, replica: ReplicaId, address: SocketAddr) {
+        self.peers[usize::from(replica) - 1].address = Some(address);
+    }
+
     /// Dials who is due, and drops guests that say nothing. To be called about once per tick.
     pub fn on_clock(&mut self) {
         let now = Instant::now();

@@ -233,6 +233,21 @@ fn commands_and_reads_work_at_every_replica_with_fsync() {
 }
 
 #[test]
+fn a_peer_that_has_a_name_is_dialled_when_the_name_is_known() {
+    let mut cluster = Cluster::start(true, 64 << 20);
+    (1..=3).for_each(|replica| cluster.stop_node(replica));
+    let known = cluster.peers.clone();
+    // The higher number is dialled: without 3, and without knowing 2, the first has no majority.
+    cluster.peers[1] = None;
+    cluster.start_node(1);
+    cluster.peers = known;
+    cluster.start_node(2);
+    let first = cluster.nodes[0].as_ref().unwrap();
+    first.resolve_peers(vec![(3, "nobody.invalid:1".into()), (2, cluster.peers[1].unwrap().to_string())]).unwrap();
+    assert_eq!(cluster.connect(1).ask("set k 1"), "-");
+}
+
+#[test]
 fn each_replica_in_turn_stops_under_load_and_comes_back() {
     let mut cluster = Cluster::start(true, 64 << 20);
     for round in 1..=3u8 {

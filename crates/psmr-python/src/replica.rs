@@ -1,12 +1,14 @@
 //! One replica, run in this process until it is told to end.
 
 use crate::gate::{Error, SIGNAL_INTERVAL};
+use psmr_core::command::ReplicaId;
 use psmr_core::config::Config;
 use psmr_node::node::{Node, NodeConfig, NodeError};
+use psmr_node::resolver::resolve;
 use pyo3::prelude::*;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,13 +39,12 @@ impl From<NodeError> for Error {
     }
 }
 
-fn resolve(name: &str, text: &str) -> Result<SocketAddr, Error> {
-    let mut found = text.to_socket_addrs().map_err(|e| Error::Usage(format!("{name}: {text:?} is no address: {e}")))?;
-    found.next().ok_or_else(|| Error::Usage(format!("{name}: {text:?} has no address")))
+fn own_address(key: &str, text: &str) -> Result<SocketAddr, Error> {
+    resolve(text).map_err(|e| Error::Usage(format!("{key} is {text:?}: allowed is an address of this machine: {e}")))
 }
 
 fn cluster_id(text: &str) -> Result<[u8; 16], Error> {
-    let wrong = || Error::Usage(format!("cluster: {text:?} is no id: allowed are 32 hexadecimal digits"));
+    let wrong = || Error::Usage(format!("cluster is {text:?}: allowed are 32 hexadecimal digits"));
     let mut id = [0; 16];
     if text.len() != 32 || !text.is_ascii() {
         return Err(wrong());
@@ -55,36 +56,41 @@ fn cluster_id(text: &str) -> Result<[u8; 16], Error> {
 }
 
 impl Settings {
-    fn into_node_config(self) -> Result<NodeConfig, Error> {
+    /// The configuration, and the peers whose addresses are names.
+    fn into_node_config(self) -> Result<(NodeConfig, Vec<(ReplicaId, String)>), Error> {
         let replicas = self.peers.len() as u8;
-        let peers = (1..=replicas)
-            .map(|id| match self.peers.get(&id) {
-                Some(_) if id == self.replica => Ok(None),
-                Some(text) => resolve(&format!("peers.{id}"), text).map(Some),
-                None => Err(Error::Usage(format!("peers: replica {id} is missing: allowed are 1 to {replicas}"))),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let (mut peers, mut named) = (Vec::new(), Vec::new());
+        for id in 1..=replicas {
+            let missing = || Error::Usage(format!("replicas: {id} is missing: allowed are 1 to {replicas}"));
+            let text = self.peers.get(&id).ok_or_else(missing)?;
+            let address = text.parse().ok().filter(|_| id != self.replica);
+            if address.is_none() && id != self.replica {
+                named.push((id, text.clone()));
+            }
+            peers.push(address);
+        }
         let data = match (self.durability.as_str(), self.data) {
             ("memory", _) => None,
             ("fsync", Some(data)) => Some(data),
-            ("fsync", None) => return Err(Error::Usage("data: is missing: durability fsync needs a directory".into())),
-            (other, _) => return Err(Error::Usage(format!("durability: is {other:?}: allowed are fsync and memory"))),
+            ("fsync", None) => return Err(Error::Usage("data is missing: durability fsync needs a directory".into())),
+            (other, _) => return Err(Error::Usage(format!("durability is {other:?}: allowed are fsync and memory"))),
         };
         if self.workers == 0 {
-            return Err(Error::Usage("workers: is 0: allowed is 1 or more".into()));
+            return Err(Error::Usage("workers is 0: allowed is 1 or more".into()));
         }
         let core = Config::new(self.replica, replicas, self.groups, self.streams);
         core.check().map_err(Error::Usage)?;
-        Ok(NodeConfig {
+        let config = NodeConfig {
             core,
             cluster: cluster_id(&self.cluster)?,
-            listen: Some(resolve("listen", &self.listen)?),
-            peer_listen: Some(resolve("peer_listen", &self.peer_listen)?),
+            listen: Some(own_address("listen", &self.listen)?),
+            peer_listen: Some(own_address("peer_listen", &self.peer_listen)?),
             peers,
             client_addresses: (1..=replicas).map(|id| self.clients.get(&id).cloned()).collect(),
             workers: self.workers,
             data,
-        })
+        };
+        Ok((config, named))
     }
 }
 
@@ -103,13 +109,14 @@ pub fn serve(py: Python<'_>, config: &str) -> PyResult<()> {
         serde_json::from_str(config).map_err(|e| Error::Usage(format!("the configuration does not fit the engine: {e}")))?;
     let lifeline = settings.lifeline_fd;
     let service = crate::services::find(&settings.service)?;
-    let config = settings.into_node_config()?;
+    let (config, named_peers) = settings.into_node_config()?;
     let (service, factory) = service.make();
     if lifeline.is_some_and(is_cut) {
         // Its supervisor has gone while it was starting: the ports are another's now.
         return Ok(());
     }
     let node = py.detach(|| Node::start(config, service, Arc::clone(&factory))).map_err(Error::from)?;
+    node.resolve_peers(named_peers).map_err(Error::from)?;
     let outcome = loop {
         if let Some(ended) = py.detach(|| node.wait(SIGNAL_INTERVAL)) {
             break ended.map_err(|text| Error::Failure(text).into());

@@ -11,6 +11,7 @@ import click
 from psmr import _psmr
 from psmr.cli.options import FILE, service_argument, terminate_as_interrupt
 from psmr.config import Config, example
+from psmr.errors import UsageError
 
 
 @click.command()
@@ -22,7 +23,10 @@ def serve(service: str, path: Path, lifeline_fd: int | None) -> None:
     terminate_as_interrupt()
     with contextlib.suppress(KeyboardInterrupt):
         settings = replace(Config.load(service, path), lifeline_fd=lifeline_fd)
-        _psmr.serve(settings.to_engine())
+        try:
+            _psmr.serve(settings.to_engine())
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
 
 
 @click.group()
