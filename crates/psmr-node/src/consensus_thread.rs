@@ -116,6 +116,8 @@ pub struct ConsensusThread {
     shipments: Vec<Shipment>,
     incoming: Option<Incoming>,
     is_serving: bool,
+    /// Something came from another thread before the last turn.
+    is_busy: bool,
 }
 
 impl ConsensusThread {
@@ -130,6 +132,7 @@ impl ConsensusThread {
             shipments: Vec::new(),
             incoming: None,
             is_serving: false,
+            is_busy: false,
         }
     }
 
@@ -141,14 +144,23 @@ impl ConsensusThread {
         let mut events = mio::Events::with_capacity(64);
         let mut inputs = Vec::new();
         loop {
-            let wait = self.next_tick.saturating_duration_since(Instant::now());
-            // Lets who is ready run first: under load more has come by the time of the poll, and a turn is paid per batch.
-            thread::yield_now();
+            let ticks = self.ticks_until_due();
+            let wait = (self.next_tick + TICK * (ticks - 1)).saturating_duration_since(Instant::now());
+            if ticks == 1 {
+                // Lets who is ready run first: under load more has come by the time of the poll, and a turn is paid per batch.
+                thread::yield_now();
+            }
             match self.parts.poll.poll(&mut events, Some(wait)) {
                 Err(e) if e.kind() != std::io::ErrorKind::Interrupted => return Err(format!("polling failed: {e}")),
                 _ => {}
             }
             self.parts.order.set_clock(wall_ms());
+            // Before what has come: it is timed by the ticks after it.
+            for _ in 1..ticks {
+                if Instant::now() >= self.next_tick {
+                    self.tick(self.next_tick + TICK);
+                }
+            }
             for event in &events {
                 if event.token() != MAILBOX {
                     self.parts.transport.on_event(event, &mut self.happenings);
@@ -156,6 +168,7 @@ impl ConsensusThread {
             }
             self.on_happenings();
             self.parts.mailbox.take(&mut inputs);
+            self.is_busy = !inputs.is_empty();
             for input in inputs.drain(..) {
                 if matches!(input, Input::Stop) {
                     return Ok(());
@@ -163,15 +176,24 @@ impl ConsensusThread {
                 self.on_input(input)?;
             }
             if Instant::now() >= self.next_tick {
-                self.tick();
+                // A thread that was held up does not make up for lost ticks: the others have not heard from it meanwhile either.
+                self.tick((self.next_tick + TICK).max(Instant::now() + TICK / 2));
             }
             self.turn()?;
         }
     }
 
-    fn tick(&mut self) {
-        // A thread that was held up does not make up for lost ticks: the others have not heard from it meanwhile either.
-        self.next_tick = (self.next_tick + TICK).max(Instant::now() + TICK / 2);
+    /// How many ticks may pass before the thread has to wake by itself: an idle replica sleeps until its next heartbeat.
+    fn ticks_until_due(&self) -> u32 {
+        let is_moving = self.is_busy || !self.shipments.is_empty() || self.incoming.is_some() || !self.snapshots.is_empty();
+        match self.is_serving && !is_moving {
+            true => self.parts.order.ticks_idle(),
+            false => 1,
+        }
+    }
+
+    fn tick(&mut self, next: Instant) {
+        self.next_tick = next;
         self.parts.transport.on_clock();
         self.parts.order.tick(wall_ms());
         let lagging = self.parts.engine.notify(self.parts.order.lagging_groups());

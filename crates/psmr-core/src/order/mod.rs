@@ -253,16 +253,42 @@ impl Order {
         self.tick += 1;
         self.now_ms = now_ms;
         self.engine.set_wall_clock(now_ms);
+        let heartbeat_ticks = u64::from(self.config.heartbeat_ticks);
+        let is_heartbeat = self.tick % heartbeat_ticks == 0;
         for log in self.logs.iter_mut().filter(|log| !log.is_restarting()) {
-            log.node.tick();
+            // A leader's time goes by heartbeats, so that those of all logs and the report ride in one frame.
+            let ticks = match log.is_leader() {
+                false => 1,
+                true if is_heartbeat => heartbeat_ticks,
+                true => 0,
+            };
+            for _ in 0..ticks {
+                log.node.tick();
+            }
         }
         self.lead();
-        if self.tick % u64::from(self.config.heartbeat_ticks) == 0 {
+        if is_heartbeat {
             self.report();
             self.drop_delivered();
         }
         self.ask_for_checkpoint();
         self.expire_rounds();
+    }
+
+    /// How many ticks may pass at once, because none before the last has anything to do: those up to the next heartbeat if
+    /// nothing is outstanding and everybody is well, else one.
+    pub fn ticks_idle(&self) -> u32 {
+        let heartbeat_ticks = self.config.heartbeat_ticks;
+        let is_idle = self.peers.iter().all(|peer| peer.connected)
+            && self.rounds.iter().all(Rounds::is_idle)
+            && self.logs.iter().all(|log| log.is_idle(2 * heartbeat_ticks as usize))
+            && self.checkpoint_asked.is_none()
+            && self.engine.wanting_time().is_empty()
+            && self.lagging_groups().is_empty();
+        match is_idle {
+            true => heartbeat_ticks - (self.tick % u64::from(heartbeat_ticks)) as u32,
+            false => 1,
+        }
     }
 
     /// The wall clock, between ticks.

@@ -130,6 +130,21 @@ impl RaftLog {
         self.restart_turn.is_some()
     }
 
+    /// Whether all that came is done, and the leader was heard from within so many ticks.
+    pub fn is_idle(&self, silence_ticks_max: usize) -> bool {
+        let raft = &self.node.raft;
+        let has_leader = self.is_leader() && raft.lead_transferee.is_none()
+            || raft.leader_id != 0 && raft.election_elapsed <= silence_ticks_max;
+        has_leader
+            && self.in_flight() == 0
+            && self.unsynced.is_empty()
+            && self.batches.is_empty()
+            && self.systems.is_empty()
+            && self.held_snapshot.is_none()
+            && self.stand_at_tick.is_none()
+            && !self.is_restarting()
+    }
+
     /// Who leads the log, as far as this replica knows; 0: nobody.
     pub fn leader(&self) -> ReplicaId {
         self.node.raft.leader_id as ReplicaId

@@ -20,6 +20,13 @@ pub(super) struct Rounds {
     in_flight: Vec<(u64, u64)>,
 }
 
+impl Rounds {
+    /// Whether none is wanted or under way.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.wanted && self.in_flight.is_empty()
+    }
+}
+
 impl Order {
     /// Reads with the present ticket of `stream` wait: a round is to be started.
     pub fn want_round(&mut self, stream: LogId) {
