@@ -169,9 +169,14 @@ impl Cursor {
     /// Reads what `write` wrote.
     ///
     /// # Errors
-    /// At the end of the bytes.
+    /// At the end of the bytes, and at a position before the first.
     pub fn read(reader: &mut Reader) -> Result<Cursor, Malformed> {
-        Ok(Cursor { stream_next: reader.u64("stream position")?, cross_next: reader.u64("cross position")?, ..Cursor::start() })
+        let cursor =
+            Cursor { stream_next: reader.u64("stream position")?, cross_next: reader.u64("cross position")?, ..Cursor::start() };
+        match cursor.stream_next > 0 && cursor.cross_next > 0 {
+            true => Ok(cursor),
+            false => Err(reader.malformed("position")),
+        }
     }
 }
 
@@ -235,6 +240,15 @@ mod tests {
         assert_eq!(cursor.place(), Place::Stream(1));
         cursor.leave(Place::Stream(1));
         assert!(!cursor.meet_marker(1), "a stale marker does nothing");
+    }
+
+    #[test]
+    fn positions_before_the_first_are_refused() {
+        for (stream_next, cross_next, is_allowed) in [(1, 1, true), (0, 1, false), (1, 0, false)] {
+            let mut bytes = Vec::new();
+            Cursor { stream_next, cross_next, ..Cursor::start() }.write(&mut bytes);
+            assert_eq!(Cursor::read(&mut Reader::new(bytes.into())).is_ok(), is_allowed);
+        }
     }
 
     #[test]

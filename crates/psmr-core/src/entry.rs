@@ -535,6 +535,8 @@ pub fn decode_system(reader: &mut Reader) -> Result<System, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::any;
 
     const HEAD: BatchHead =
         BatchHead { session: SessionId(7), origin: 2, keep_replies: true, routing_version: 1, expires_ms: 99 };
@@ -573,6 +575,24 @@ mod tests {
         assert!(entry.barriers[0].arrive(GroupId(1)));
     }
 
+    /// Decodes bytes as an entry and as a batch; of an entry, everything that a group would read.
+    fn walk(bytes: Vec<u8>) {
+        let bytes = Bytes::from(bytes);
+        let _ = check_batch(GroupSet::all(4), LogId(0), &bytes);
+        let Ok(entry) = Entry::decode(LogId(0), 1, GroupSet::all(4), &bytes) else { return };
+        for group in GroupSet::all(4).iter() {
+            for item in (0..).map_while(|at| entry.item(group, at)) {
+                match item {
+                    Item::Run(run) => {
+                        crate::service::Slice::new(entry.commands(&run.commands), true)
+                            .for_each(|c| assert!(c.payload.len() < 1_000));
+                    }
+                    Item::Barrier(at) => assert!(entry.barriers[*at as usize].numbers_of(group).first > 0),
+                }
+            }
+        }
+    }
+
     #[test]
     fn groups_of_another_log_are_refused() {
         assert!(Entry::decode(LogId(0), 4, GroupSet::all(3), &sample()).is_err());
@@ -592,12 +612,21 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_decode_or_are_refused(cut in 0usize..200, at in 0usize..200, value: u8) {
+        fn damaged_bytes_decode_or_are_refused(cut in 1usize..200, damage in vec((0usize..200, any::<u8>()), 1..6)) {
             let mut bytes = sample().to_vec();
-            let at = at % bytes.len();
-            bytes[at] = value;
-            bytes.truncate(cut.max(1));
-            let _ = Entry::decode(LogId(0), 1, GroupSet::all(4), &bytes.into());
+            for (at, value) in damage {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
+            bytes.truncate(cut);
+            walk(bytes);
+        }
+
+        #[test]
+        fn any_bytes_decode_or_are_refused(head in 0usize..60, tail in vec(any::<u8>(), 0..200)) {
+            let mut bytes = sample()[..head.min(sample().len())].to_vec();
+            bytes.extend(tail);
+            walk(bytes);
         }
     }
 }

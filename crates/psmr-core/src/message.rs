@@ -128,6 +128,9 @@ fn decode_report(reader: &mut Reader) -> Result<Report, Malformed> {
     Ok(report)
 }
 
+/// Terms and indices that grow one by one do not come here; the library adds to them without looking.
+const NUMBER_MAX: u64 = u64::MAX / 4;
+
 /// The message types by their number on the wire.
 const TYPES: [MessageType; 19] = [
     MessageType::MsgHup,
@@ -188,7 +191,8 @@ fn encode_message(message: &Message, out: &mut Vec<u8>) {
 fn decode_message(reader: &mut Reader) -> Result<Message, Malformed> {
     let mut message = Message::default();
     let kind = reader.u8("message type")?;
-    message.set_msg_type(*TYPES.get(usize::from(kind)).ok_or_else(|| reader.malformed("message type"))?);
+    let kind = TYPES.get(usize::from(kind)).filter(|kind| is_for_peers(**kind));
+    message.set_msg_type(*kind.ok_or_else(|| reader.malformed("message type"))?);
     message.to = reader.u64("receiver")?;
     message.from = reader.u64("sender")?;
     message.term = reader.u64("term")?;
@@ -198,6 +202,15 @@ fn decode_message(reader: &mut Reader) -> Result<Message, Malformed> {
     message.commit_term = reader.u64("commit term")?;
     message.reject_hint = reader.u64("reject hint")?;
     message.request_snapshot = reader.u64("request snapshot")?;
+    for number in [message.term, message.log_term, message.index, message.commit, message.commit_term, message.reject_hint] {
+        if number > NUMBER_MAX {
+            return Err(reader.malformed("term or index"));
+        }
+    }
+    // Nobody here asks for a snapshot: it is the leader who finds that one is needed.
+    if message.request_snapshot != 0 {
+        return Err(reader.malformed("request for a snapshot"));
+    }
     message.priority = reader.u64("priority")? as i64;
     message.reject = reader.u8("reject")? != 0;
     message.context = reader.blob("context")?;
@@ -222,7 +235,42 @@ fn decode_message(reader: &mut Reader) -> Result<Message, Malformed> {
         snapshot.mut_metadata().set_conf_state(decode_conf_state(reader)?);
         message.set_snapshot(snapshot);
     }
-    Ok(message)
+    match check_shape(&message) {
+        Ok(()) => Ok(message),
+        Err(what) => Err(reader.malformed(what)),
+    }
+}
+
+/// Whether replicas send each other messages of this type. The others are a replica's own: proposals too, since forwarding is
+/// off, and what is proposed is checked as a batch.
+fn is_for_peers(kind: MessageType) -> bool {
+    use MessageType::{MsgBeat, MsgCheckQuorum, MsgHup, MsgPropose, MsgSnapStatus, MsgTransferLeader, MsgUnreachable};
+    !matches!(kind, MsgHup | MsgBeat | MsgPropose | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum | MsgTransferLeader)
+}
+
+/// The library takes on trust that entries follow each other and the one before them, and that requests are whole.
+fn check_shape(message: &Message) -> Result<(), &'static str> {
+    if message.term == 0 {
+        return Err("term");
+    }
+    match message.get_msg_type() {
+        MessageType::MsgAppend => {
+            if (message.index == 0) != (message.log_term == 0) || message.log_term > message.term {
+                return Err("log term");
+            }
+            let (mut index, mut term) = (message.index, message.log_term.max(1));
+            for entry in &message.entries {
+                index += 1;
+                if entry.index != index || !(term..=message.term).contains(&entry.term) {
+                    return Err("order of entries");
+                }
+                term = entry.term;
+            }
+            Ok(())
+        }
+        MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if message.entries.len() != 1 => Err("read-index request"),
+        _ => Ok(()),
+    }
 }
 
 /// Writes who votes on a log.
@@ -250,17 +298,21 @@ pub fn decode_conf_state(reader: &mut Reader) -> Result<ConfState, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::any;
 
     fn sample() -> Frame {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgAppend);
         (message.to, message.from, message.term, message.index, message.commit) = (2, 1, 7, 40, 39);
+        message.log_term = 7;
         message.context = Bytes::from_static(b"ctx");
         let mut entry = Entry { term: 7, index: 41, data: Bytes::from_static(b"batch"), ..Entry::default() };
         entry.set_entry_type(EntryType::EntryNormal);
         message.entries.push(entry);
         let mut snapshot = Message::default();
         snapshot.set_msg_type(MessageType::MsgSnapshot);
+        snapshot.term = 7;
         snapshot.mut_snapshot().mut_metadata().index = 9;
         snapshot.mut_snapshot().mut_metadata().mut_conf_state().voters = vec![1, 2, 3];
         Frame {
@@ -281,12 +333,23 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_decode_or_are_refused(cut in 1usize..400, at in 0usize..400, value: u8) {
+        fn damaged_bytes_decode_or_are_refused(cut in 1usize..400, damage in vec((0usize..400, any::<u8>()), 1..6)) {
             let mut bytes = Vec::new();
             sample().encode(&mut bytes);
-            let at = at % bytes.len();
-            bytes[at] = value;
+            for (at, value) in damage {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
             bytes.truncate(cut);
+            let _ = Frame::decode(bytes.into());
+        }
+
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes in vec(any::<u8>(), 0..300), is_of_this_version: bool) {
+            let mut bytes = bytes;
+            if let (true, Some(version)) = (is_of_this_version, bytes.first_mut()) {
+                *version = FRAME_VERSION;
+            }
             let _ = Frame::decode(bytes.into());
         }
     }

@@ -186,6 +186,8 @@ impl SessionTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::any;
 
     const S: SessionId = SessionId(1);
 
@@ -221,6 +223,44 @@ mod tests {
     fn an_expired_command_is_refused() {
         let table = SessionTable::default();
         assert_eq!(table.judge(S, Numbering::Stream, Numbers { first: 1, acknowledged: 0 }, 1, 49, 50), Verdict::Expired);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_damaged_table_is_restored_or_refused(cut in 0usize..200, damage in vec((0usize..200, any::<u8>()), 0..6)) {
+            let mut table = SessionTable::default();
+            table.settle(S, Numbering::Cross, 2, 0, 100);
+            table.keep_reply(S, Numbering::Cross, 1, b"one");
+            table.keep_reply(S, Numbering::Cross, 2, b"two");
+            table.settle(SessionId(2), Numbering::Stream, 9, 3, 100);
+            let mut bytes = Vec::new();
+            table.snapshot(&mut bytes);
+            for (at, value) in damage {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
+            bytes.truncate(cut);
+            use_restored(bytes);
+        }
+
+        #[test]
+        fn any_bytes_are_restored_or_refused(bytes in vec(any::<u8>(), 0..300)) {
+            use_restored(bytes);
+        }
+    }
+
+    /// What is restored is usable, and equal when it is restored again.
+    fn use_restored(bytes: Vec<u8>) {
+        let Ok(mut table) = SessionTable::restore(&mut Reader::new(bytes.into())) else { return };
+        let [mut once, mut twice] = [Vec::new(), Vec::new()];
+        table.snapshot(&mut once);
+        let again = SessionTable::restore(&mut Reader::new(once.clone().into())).expect("what was written");
+        again.snapshot(&mut twice);
+        assert_eq!(once, twice);
+        let _ = judge(&table, 3, 2, 1);
+        let _ = table.reply(S, Numbering::Cross, 1);
+        table.settle(S, Numbering::Cross, 3, 1, 100);
+        table.sweep(u64::MAX);
     }
 
     #[test]

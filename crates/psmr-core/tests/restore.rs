@@ -7,6 +7,8 @@ mod common;
 use bytes::Bytes;
 use common::entries::{commit, EntryMaker};
 use common::service::Lists;
+use proptest::collection::vec;
+use proptest::prelude::any;
 use psmr_core::command::{GroupId, GroupSet, LogId};
 use psmr_core::deliver::Cursor;
 use psmr_core::entry::{Entry, System};
@@ -119,4 +121,34 @@ fn groups_before_the_cut_are_replaced_and_later_ones_stay() {
     later_replies.sort();
     assert_eq!(later_replies, ["g0#3", "g0#4 g1#3 g2#3 g3#2", "g0#5 g2#4", "g1#4"], "nothing before the cut is executed again");
     assert_eq!(digests(&later), digests(&events), "the states are equal in the end");
+}
+
+/// A group's part of a checkpoint, of a peer that has delivered all of `logs`.
+fn part() -> Bytes {
+    let peer = engine();
+    let [zero, one, cross] = logs();
+    let mut events = commit_and_run(&peer, &cross);
+    events.extend(commit_and_run(&peer, &zero));
+    events.extend(commit_and_run(&peer, &one));
+    let of_zero = |event: Event| match event {
+        Event::Snapshot { group: GroupId(0), bytes, .. } => Some(Bytes::from(bytes)),
+        _ => None,
+    };
+    events.into_iter().find_map(of_zero).expect("a part")
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_damaged_part_is_restored_or_refused(cut in 0usize..300, damage in vec((0usize..300, any::<u8>()), 0..6)) {
+        let mut bytes = part().to_vec();
+        for (at, value) in damage {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        bytes.truncate(cut);
+        let engine = engine();
+        if engine.restore(GroupId(0), CUT, bytes.into(), &mut Output::default()).is_ok() {
+            engine.run(GroupId(0), &mut Output::default());
+        }
+    }
 }

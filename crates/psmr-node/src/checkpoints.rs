@@ -76,6 +76,25 @@ pub fn decode(bytes: Bytes) -> Result<(u64, Positions, Vec<Bytes>), Malformed> {
     Ok((cut, positions, groups))
 }
 
+/// Whether a checkpoint has a place for each log, the cross log's being the cut, and a part for each group.
+///
+/// # Errors
+/// One line that says what is missing.
+pub fn check(topology: &Topology, cut: u64, positions: &Positions, groups: &[Bytes]) -> Result<(), String> {
+    if positions.len() != topology.logs() || groups.len() != topology.groups {
+        let (logs, parts) = (positions.len(), groups.len());
+        return Err(format!(
+            "it has {logs} logs and {parts} groups, this cluster has {} and {}",
+            topology.logs(),
+            topology.groups
+        ));
+    }
+    match positions.last() {
+        Some((last, _)) if *last == cut => Ok(()),
+        _ => Err(format!("its place in the cross log is not its cut, {cut}")),
+    }
+}
+
 /// The newest checkpoint on disk, as it is shipped.
 pub fn newest_encoded(directory: &Path) -> Option<Bytes> {
     let (cut, positions, groups) = newest(directory).ok()??;
@@ -133,10 +152,11 @@ pub fn write_behind(directory: PathBuf, cut: u64, positions: Positions, groups: 
 }
 
 /// Puts a peer's checkpoint on disk (if there is one) on a thread of its own, and hands it over to be installed.
-pub fn store_behind(directory: Option<PathBuf>, whole: Bytes, mailbox: Arc<Mailbox<Input>>) {
+pub fn store_behind(directory: Option<PathBuf>, topology: Topology, whole: Bytes, mailbox: Arc<Mailbox<Input>>) {
     let report = mailbox.clone();
     let run = move || {
         let stored = decode(whole).map_err(|e| e.to_string()).and_then(|(cut, positions, groups)| {
+            check(&topology, cut, &positions, &groups)?;
             if let Some(directory) = &directory {
                 write(directory, cut, &positions, &groups)?;
                 // The logs are about to start after this one: nothing older can stand in for it.
@@ -203,6 +223,8 @@ impl Shipment {
 pub struct Incoming {
     /// From whom.
     pub from: ReplicaId,
+    /// How long the whole is, as the first chunk says.
+    total: Option<u64>,
     bytes: Vec<u8>,
     last_heard: Instant,
     installing: bool,
@@ -211,7 +233,7 @@ pub struct Incoming {
 impl Incoming {
     /// Nothing has come yet.
     pub fn new(from: ReplicaId) -> Incoming {
-        Incoming { from, bytes: Vec::new(), last_heard: Instant::now(), installing: false }
+        Incoming { from, total: None, bytes: Vec::new(), last_heard: Instant::now(), installing: false }
     }
 
     /// All has come, and is being put in place: nothing else is to be fetched meanwhile.
@@ -234,7 +256,8 @@ impl Incoming {
         let total = reader.u64("checkpoint length").map_err(text)?;
         let offset = reader.u64("chunk offset").map_err(text)?;
         let chunk = reader.rest();
-        if offset != self.bytes.len() as u64 || offset + chunk.len() as u64 > total {
+        let is_next = offset == self.bytes.len() as u64 && *self.total.get_or_insert(total) == total;
+        if !is_next || chunk.is_empty() || chunk.len() as u64 > total - offset {
             return Err("a piece of a checkpoint that does not follow the one before".into());
         }
         self.bytes.extend_from_slice(&chunk);
@@ -246,6 +269,70 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::any;
+
+    fn piece(total: u64, offset: u64, bytes: &[u8]) -> Bytes {
+        let mut body = Vec::new();
+        body.u64(total);
+        body.u64(offset);
+        body.extend_from_slice(bytes);
+        body.into()
+    }
+
+    #[test]
+    fn what_does_not_fit_the_cluster_is_refused() {
+        let topology = Topology::new(2, 2);
+        let groups = [Bytes::new(), Bytes::new()];
+        let check = |cut, positions: &[(u64, u64)], groups: &[Bytes]| check(&topology, cut, &positions.to_vec(), groups);
+        assert_eq!(check(7, &[(3, 1), (4, 1), (7, 1)], &groups), Ok(()));
+        assert!(check(7, &[(3, 1), (7, 1)], &groups).expect_err("a log is missing").contains("2 logs"));
+        assert!(check(7, &[(3, 1), (4, 1), (7, 1)], &groups[1..]).expect_err("a group is missing").contains("1 groups"));
+        assert!(check(8, &[(3, 1), (4, 1), (7, 1)], &groups).expect_err("another cut").contains("cut"));
+    }
+
+    #[test]
+    fn pieces_of_another_length_or_of_nothing_are_refused() {
+        let mut incoming = Incoming::new(2);
+        assert!(incoming.add(piece(9, 0, b"")).is_err());
+        assert_eq!(incoming.add(piece(9, 0, b"abc")), Ok(None));
+        assert!(incoming.add(piece(10, 3, b"def")).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_damaged_checkpoint_is_decoded_or_refused(cut in 0usize..120, damage in vec((0usize..120, any::<u8>()), 0..6)) {
+            let groups = vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")];
+            let mut bytes = encode(7, &vec![(3, 1), (5, 2), (7, 2)], &groups).to_vec();
+            for (at, value) in damage {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
+            bytes.truncate(cut);
+            if let Ok((cut, positions, groups)) = decode(bytes.into()) {
+                let _ = check(&Topology::new(2, 2), cut, &positions, &groups);
+            }
+        }
+
+        #[test]
+        fn any_pieces_are_added_or_refused(pieces in vec((0u64..12, any::<u64>(), 0u64..12, vec(any::<u8>(), 0..8)), 0..8)) {
+            let mut incoming = Incoming::new(2);
+            for (total, absurd, offset, bytes) in pieces {
+                let total = if absurd % 4 == 0 { absurd } else { total };
+                if let Ok(Some(whole)) = incoming.add(piece(total, offset, &bytes)) {
+                    assert_eq!(whole.len() as u64, total);
+                    let _ = decode(whole);
+                    return Ok(());
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_piece_or_refused(bytes in vec(any::<u8>(), 0..64)) {
+            let _ = Incoming::new(2).add(bytes.clone().into());
+            let _ = decode(bytes.into());
+        }
+    }
 
     #[test]
     fn a_checkpoint_survives_shipping() {

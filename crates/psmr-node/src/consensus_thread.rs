@@ -337,7 +337,8 @@ impl ConsensusThread {
             Ok(None) => {}
             Ok(Some(whole)) => {
                 self.incoming = Some(Incoming::installing(from));
-                checkpoints::store_behind(self.parts.checkpoints.clone(), whole, self.parts.mailbox.clone());
+                let topology = self.parts.engine.topology.clone();
+                checkpoints::store_behind(self.parts.checkpoints.clone(), topology, whole, self.parts.mailbox.clone());
             }
             Err(error) => {
                 self.incoming = None;

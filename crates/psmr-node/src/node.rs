@@ -391,6 +391,8 @@ fn restore(
 ) -> Result<Order, NodeError> {
     let mut place = None;
     if let Some((cut, positions, groups)) = checkpoint {
+        checkpoints::check(&engine.topology, cut, &positions, &groups)
+            .map_err(|what| NodeError::Failure(format!("the checkpoint does not fit: {what}; remove the data directory")))?;
         let mut output = Output::default();
         for (group, bytes) in engine.topology.all().iter().zip(groups) {
             engine.restore(group, cut, bytes, &mut output).map_err(NodeError::Failure)?;

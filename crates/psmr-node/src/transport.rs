@@ -418,3 +418,40 @@ impl Transport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::any;
+
+    fn sample() -> Hello {
+        Hello { cluster: [7; 16], genesis: 9, from: 2, incarnation: 3, client_address: "127.0.0.1:7379".into() }
+    }
+
+    #[test]
+    fn a_greeting_survives_the_wire() {
+        let mut bytes = Vec::new();
+        sample().write(&mut bytes);
+        assert_eq!(Hello::read(bytes.into()), Ok(sample()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_damaged_greeting_is_read_or_refused(cut in 0usize..80, damage in vec((0usize..80, any::<u8>()), 0..6)) {
+            let mut bytes = Vec::new();
+            sample().write(&mut bytes);
+            for (at, value) in damage {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
+            bytes.truncate(cut);
+            let _ = Hello::read(bytes.into());
+        }
+
+        #[test]
+        fn any_bytes_are_a_greeting_or_refused(bytes in vec(any::<u8>(), 0..120)) {
+            let _ = Hello::read(bytes.into());
+        }
+    }
+}

@@ -1,11 +1,12 @@
 //! Clients for Python: of a cluster (`Client`), and of a replica in this process (`Embedded`).
 
 use crate::gate::{Error, Signals};
-use crate::reply::{self, Reply};
+use crate::reply::PyReply;
 use crate::services;
 use psmr_core::config::Config;
 use psmr_node::client::{self, ClientError, ClientOptions};
 use psmr_node::node::{Node, NodeConfig};
+use psmr_services::resp::client as resp;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use std::path::PathBuf;
@@ -78,15 +79,15 @@ impl Shared {
         }
     }
 
-    fn execute(&self, py: Python<'_>, arguments: &[PyBackedBytes]) -> PyResult<Reply> {
+    fn execute(&self, py: Python<'_>, arguments: &[PyBackedBytes]) -> PyResult<PyReply> {
         if arguments.is_empty() {
             return Err(Error::Usage("a command needs a name".into()).into());
         }
-        let request = reply::encode(arguments);
+        let request = resp::encode(arguments);
         let mut client = self.take()?;
         let outcome = Signals::watch(py, |called_off| client.execute_unless(&request, called_off));
         self.give_back(client);
-        Ok(reply::decode(&outcome?)?)
+        Ok(PyReply(resp::decode(&outcome?).map_err(Error::from)?))
     }
 }
 
@@ -110,7 +111,7 @@ impl Client {
     }
 
     /// Executes one command, its name first.
-    fn execute(&self, py: Python<'_>, arguments: Vec<PyBackedBytes>) -> PyResult<Reply> {
+    fn execute(&self, py: Python<'_>, arguments: Vec<PyBackedBytes>) -> PyResult<PyReply> {
         self.shared.execute(py, &arguments)
     }
 
@@ -158,7 +159,7 @@ impl Embedded {
     }
 
     /// Executes one command, its name first.
-    fn execute(&self, py: Python<'_>, arguments: Vec<PyBackedBytes>) -> PyResult<Reply> {
+    fn execute(&self, py: Python<'_>, arguments: Vec<PyBackedBytes>) -> PyResult<PyReply> {
         self.shared.execute(py, &arguments)
     }
 

@@ -52,7 +52,7 @@ impl Order {
         let keeps_mark = self.peers[usize::from(from) - 1].ahead_since.as_ref().is_some_and(|(_, then)| !caught_up(then));
         let peer = self.peer_mut(from);
         peer.reach = report.reach;
-        peer.offset_ms = report.clock_ms as i64 - now_ms as i64;
+        peer.offset_ms = (report.clock_ms as i64).saturating_sub(now_ms as i64);
         peer.reported_tick = tick;
         peer.committed.clone_from(&committed);
         if !keeps_mark {
@@ -65,7 +65,7 @@ impl Order {
         let mut offsets: Vec<i64> = self.peers.iter().filter(|p| p.connected).map(|p| p.offset_ms).collect();
         offsets.sort_unstable();
         let median = offsets.get(offsets.len() / 2).copied().unwrap_or(0);
-        let bound = self.now_ms as i64 + median + self.config.clock_lead_ms_max as i64;
+        let bound = (self.now_ms as i64 + self.config.clock_lead_ms_max as i64).saturating_add(median);
         self.now_ms.min(bound.max(0) as u64)
     }
 
@@ -147,7 +147,7 @@ impl Order {
             let count = self.logs.len();
             let peer = self.peer_mut(preferred);
             // Behind in another log it would hand this one over again.
-            let is_behind = ours.iter().zip(&peer.committed).any(|(ours, theirs)| theirs + BEHIND_MAX < *ours);
+            let is_behind = ours.iter().zip(&peer.committed).any(|(ours, theirs)| theirs.saturating_add(BEHIND_MAX) < *ours);
             let well =
                 peer.connected && has_log && !is_behind && peer.reach & reach == reach && tick - peer.reported_tick < timeout;
             peer.ready_since.resize(count, None);

@@ -176,6 +176,13 @@ impl Order {
         if frame.messages.iter().any(|(log, m)| log.index() >= log_count || m.from != u64::from(from)) {
             return Err(refused("message's log or sender"));
         }
+        for (log, message) in &frame.messages {
+            self.logs[log.index()].check(message).map_err(refused)?;
+        }
+        let is_other = |system: &System| matches!(system, System::Genesis { digest } if *digest != self.config.genesis);
+        if frame.systems.iter().any(is_other) {
+            return Err(refused("genesis"));
+        }
         for (log, batch) in &frame.batches {
             if log.index() >= log_count {
                 return Err(refused("batch's log"));
@@ -229,6 +236,10 @@ impl Order {
             }
         }
         if message.get_msg_type() == MessageType::MsgTimeoutNow && raft_log.is_restarting() {
+            return;
+        }
+        if message.get_msg_type() == MessageType::MsgReadIndex && !raft_log.is_leader() {
+            // The library would pass it on, and does not expect the term in it; the sender asks again, of the leader.
             return;
         }
         if let Some(answer) = raft_log.answer_read_index(&message, self.config.replicas) {

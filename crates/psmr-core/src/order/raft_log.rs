@@ -10,7 +10,7 @@ use crate::observe::{Observer, Stage, SAMPLE_EVERY};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// What a log wants done after a turn.
 #[derive(Default)]
@@ -143,6 +143,28 @@ impl RaftLog {
             && self.held_snapshot.is_none()
             && self.stand_at_tick.is_none()
             && !self.is_restarting()
+    }
+
+    /// Whether a peer can have sent the message: the library ends the process over what contradicts its log.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, message: &Message) -> Result<(), &'static str> {
+        let last = self.node.raft.raft_log.last_index();
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat if message.commit > last => Err("heartbeat's commit"),
+            // Of an earlier term it may be of entries that have been replaced; it is passed over then.
+            MessageType::MsgAppendResponse if message.term >= self.term() && self.is_leader() && message.index > last => {
+                Err("acknowledged index")
+            }
+            MessageType::MsgSnapshot => {
+                let members = message.get_snapshot().get_metadata().get_conf_state();
+                let ids: BTreeSet<u64> = members.voters.iter().chain(&members.learners).copied().collect();
+                let is_once = ids.len() == members.voters.len() + members.learners.len() && !ids.contains(&0);
+                (is_once && !members.voters.is_empty()).then_some(()).ok_or("members in a snapshot")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Who leads the log, as far as this replica knows; 0: nobody.

@@ -184,6 +184,23 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(text in "[-+:$_*OK0-9\r\n]{0,12}", bytes: Vec<u8>, cut in 0usize..40) {
+            let mut input = [text.into_bytes(), bytes].concat();
+            let whole = resp().decode(&input);
+            if let Decoded::Whole(_, length) = &whole {
+                assert!((1..=input.len()).contains(length));
+            }
+            // What follows a reply changes nothing.
+            if let Decoded::Whole(reply, length) = whole {
+                assert_eq!(resp().decode(&input[..length]), Decoded::Whole(reply, length));
+            }
+            input.truncate(cut);
+            let _ = resp().decode(&input);
+        }
+    }
+
     #[test]
     fn bytes_that_are_no_reply_are_refused() {
         let line = [b"+".as_slice(), &[b'x'; LINE_BYTES_MAX + 1]].concat();

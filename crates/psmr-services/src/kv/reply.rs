@@ -146,6 +146,18 @@ pub fn split_reply(bytes: &[u8]) -> Option<(Reply<'_>, &[u8])> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_split_or_refused(tags in proptest::collection::vec(0u8..8, 0..4), bytes: Vec<u8>) {
+            let input = [tags, bytes].concat();
+            let mut rest = &input[..];
+            while let Some((_, after)) = split_reply(rest) {
+                assert!(after.len() < rest.len() && rest.ends_with(after));
+                rest = after;
+            }
+        }
+    }
+
     #[test]
     fn replies_come_back_as_they_were_written() {
         let mut bytes = Vec::new();

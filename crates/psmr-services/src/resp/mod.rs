@@ -5,6 +5,7 @@
 //! and where its keys are; from the keys follows γ; its handler (`data`, `connection`, `introspect`) encodes the
 //! service's command or answers. The service's reply comes back with a tag that says how to write it.
 
+pub mod client;
 mod connection;
 mod data;
 mod introspect;
