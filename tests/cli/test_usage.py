@@ -1,4 +1,4 @@
-"""The command line: wrong usage ends with 2 and one line that says what is wrong; nothing ever with a traceback."""
+"""The command line: wrong usage ends with 2 and a line that says what is wrong; nothing ever with a traceback."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: str, named: 
     code, out, err = run(capsys, *arguments.split())
     assert code == 2
     assert named in err
+    assert err.count("\n") == 1 or err.startswith("Usage: psmr"), "one line, or the command's usage above it"
     assert out == ""
 
 
@@ -102,8 +103,20 @@ def test_the_example_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_explain_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "explain", "kv")
     assert code == 0
-    for command in ("GET", "SET", "MSET", "FLUSHALL"):
+    for command in ("GET", "SET", "MSET", "FLUSHALL", "PING"):
         assert command in out
+
+
+def test_the_matrix_of_dependencies_fits_a_terminal_with_whole_names(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "explain", "kv")
+    matrix = out.split("C-G")[0].split("\n")[1:]
+    rows = [line.split() for line in matrix if line.strip() and line.split()[0].isdigit()]
+    heads, rows = rows[0], rows[1:]
+    assert heads == [row[0] for row in rows], "each row's number heads a column"
+    assert all(len(line.rstrip()) <= 80 for line in matrix)
+    assert {row[1] for row in rows} >= {"GET", "EXISTS", "PEXPIRE", "FLUSHALL"}
+    exists = next(row for row in rows if row[1] == "EXISTS")
+    assert set(exists[2:]) <= {"A", "G", "K"}
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,12 +77,15 @@ def explain(service: str, output: str) -> None:
     explained: dict[str, Any] = json.loads(answer)
     commands = [entry["command"] for entry in explained["c_g"]]
     when = {(pair["a"], pair["b"]): pair["when"] for pair in explained["c_dep"]}
-    marks = {mark: str(number) for number, mark in enumerate(sorted(set(when.values())), start=1)}
-    legend = ", ".join(f"{number}: {mark}" for mark, number in marks.items())
-    dependencies = table("", *commands, title=f"C-Dep: commands that may not run concurrently ({legend})", narrow=True)
-    for a in commands:
-        found = (when.get((a, b), when.get((b, a))) for b in commands)
-        dependencies.add_row(a, *("" if mark is None else marks[mark] for mark in found))
+    # "same key" by its K: one letter, and a number instead of each name, keep the matrix within a terminal.
+    marks = {mark: mark.split()[-1][0].upper() for mark in sorted(set(when.values()))}
+    legend = ", ".join(f"{letter}: {mark}" for mark, letter in marks.items())
+    dependent = [command for command in commands if any(command in pair for pair in when)]
+    heads = [str(number) for number, _ in enumerate(dependent, start=1)]
+    dependencies = table("", *heads, title=f"C-Dep: commands that may not run concurrently ({legend})", narrow=True)
+    for head, a in zip(heads, dependent, strict=True):
+        found = (when.get((a, b), when.get((b, a))) for b in dependent)
+        dependencies.add_row(f"{head:>2} {a}", *("" if mark is None else marks[mark] for mark in found))
     groups = table("command", "groups", "mode", title="C-G: the groups that a command is multicast to")
     for entry in explained["c_g"]:
         groups.add_row(entry["command"], entry["groups"], entry["mode"])
