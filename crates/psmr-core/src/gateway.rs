@@ -32,6 +32,19 @@ pub struct NodeInfo {
     pub cluster: String,
 }
 
+/// What a replica's process has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory that is resident, in bytes.
+    pub memory_bytes: u64,
+    /// Processor time, in milliseconds.
+    pub cpu_user_ms: u64,
+    /// Processor time of the system on its behalf, in milliseconds.
+    pub cpu_system_ms: u64,
+    /// Client connections since the start.
+    pub connections: u64,
+}
+
 /// A client connection, as others may list it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientInfo {
@@ -62,6 +75,10 @@ pub trait Sink {
     fn wall_ms(&self) -> u64;
     /// The connections of this replica, ascending by id.
     fn clients(&self) -> Vec<ClientInfo>;
+    /// What the replica's process has used, where that can be told.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
     /// Answers at once, without the service.
     fn answer(&mut self, bytes: &[u8]);
     /// Multicasts a command to γ. `read`: an ordered read, executed only where it is answered. `tag` comes back with the reply.

@@ -3,7 +3,7 @@
 use crate::clock::wall_ms;
 use psmr_core::client::{ClientProxy, ConnectionOrder};
 use psmr_core::command::{GroupId, GroupSet};
-use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo, Sink};
+use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo, Sink, Usage};
 use psmr_core::routing::Topology;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -71,6 +71,8 @@ pub struct Lent<'a> {
     pub timed: &'a mut Option<(u64, Instant)>,
     pub node: &'a NodeInfo,
     pub clients: &'a dyn Fn() -> Vec<ClientInfo>,
+    /// How many there have been.
+    pub connections: u64,
 }
 
 impl Connection {
@@ -286,6 +288,10 @@ impl Sink for Requests<'_, '_> {
 
     fn clients(&self) -> Vec<ClientInfo> {
         (self.lent.clients)()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        crate::usage::used(self.lent.connections)
     }
 
     fn answer(&mut self, bytes: &[u8]) {

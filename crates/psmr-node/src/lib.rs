@@ -23,4 +23,5 @@ pub mod resolver;
 pub mod router;
 pub mod timings;
 pub mod transport;
+pub mod usage;
 pub mod worker_thread;

@@ -158,6 +158,9 @@ fn the_server_tells_what_it_is() {
         "psmr_replica:1\r\n",
         "psmr_durability:fsync\r\n",
         "# Clients\r\nconnected_clients:2\r\n",
+        "# Memory\r\nused_memory_rss:4096\r\n",
+        "# Stats\r\ntotal_connections_received:12\r\n",
+        "# CPU\r\nused_cpu_sys:0.007000\r\nused_cpu_user:61.005000\r\n",
     ] {
         assert!(info.contains(line), "{line} is not in {info}");
     }

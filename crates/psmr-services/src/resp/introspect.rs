@@ -5,7 +5,7 @@ use super::write::Writer;
 use super::{shown, Request, RespGateway, REDIS_VERSION};
 use crate::glob;
 use crate::kv::parse_integer;
-use psmr_core::gateway::{ClientInfo, NodeInfo, Sink};
+use psmr_core::gateway::{ClientInfo, NodeInfo, Sink, Usage};
 use std::fmt::Write;
 
 pub fn command_all(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
@@ -238,15 +238,26 @@ pub fn info(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sin
 
 type Section = fn(&dyn Sink) -> Vec<(&'static str, String)>;
 
-const SECTIONS: [(&str, Section); 5] = [
+const SECTIONS: [(&str, Section); 8] = [
     ("Server", server_section),
     ("Clients", |sink| vec![("connected_clients", sink.clients().len().to_string())]),
+    ("Memory", |sink| used(sink, |usage| vec![("used_memory_rss", usage.memory_bytes.to_string())])),
     ("Persistence", |sink| {
         vec![("loading", "0".to_owned()), ("aof_enabled", u8::from(sink.node().durability == "fsync").to_string())]
     }),
+    ("Stats", |sink| used(sink, |usage| vec![("total_connections_received", usage.connections.to_string())])),
     ("Replication", |_| vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]),
+    ("CPU", |sink| {
+        let seconds = |ms: u64| format!("{}.{:03}000", ms / 1000, ms % 1000);
+        used(sink, |usage| vec![("used_cpu_sys", seconds(usage.cpu_system_ms)), ("used_cpu_user", seconds(usage.cpu_user_ms))])
+    }),
     ("Cluster", |_| vec![("cluster_enabled", "0".to_owned())]),
 ];
+
+/// Fields about the process; a section has none where the system does not tell.
+fn used(sink: &dyn Sink, fields: impl Fn(Usage) -> Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
+    sink.usage().map(fields).unwrap_or_default()
+}
 
 fn server_section(sink: &dyn Sink) -> Vec<(&'static str, String)> {
     let node = sink.node();
