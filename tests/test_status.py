@@ -17,6 +17,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, durability: str, silent: str) -> No
 
     def fake(address: str, timeout_s: float) -> str:
         known = {"id": 2, "pid": 7, "state": "serving", "durability": durability, "workers": 1, "streams": [], "groups": []}
+        known |= {"stages_us": {}, "fdatasync_us": {}}
         return json.dumps({**known, "peers": clients})
 
     monkeypatch.setattr(_psmr, "status", fake)

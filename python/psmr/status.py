@@ -30,8 +30,22 @@ class Group(TypedDict):
     queue: int
 
 
+class Times(TypedDict):
+    """How often something was timed, and how long it took, in microseconds."""
+
+    count: int
+    p50: int
+    p99: int
+    max: int
+
+
 class Replica(TypedDict):
-    """One replica. `pid` is 0, and the lists are empty, if it does not answer."""
+    """One replica. `pid` is 0, and the lists are empty, if it does not answer.
+
+    `stages_us` times a sample: `command`, from a client's command to its reply; `replicate`, from an entry's proposal until it
+    is committed, where this replica leads; `deliver`, from then until a group has executed it; `deliver_cross`, the same for
+    the cross log; `park`, a group's wait at a barrier; `sync`, the log's syncs.
+    """
 
     id: int
     pid: int
@@ -40,6 +54,7 @@ class Replica(TypedDict):
     workers: int
     streams: list[Stream]
     groups: list[Group]
+    stages_us: dict[str, Times]
 
 
 class Cluster(TypedDict):
@@ -88,10 +103,20 @@ def _replica(answer: dict[str, Any]) -> Replica:
         "workers": answer["workers"],
         "streams": answer["streams"],
         "groups": answer["groups"],
+        "stages_us": answer["stages_us"] | {"sync": answer["fdatasync_us"]},
     }
 
 
 def _silent(number: int, is_refused: bool, durability: str) -> Replica:
     """A replica without answer. Nobody listening in `memory` durability: what it held is lost."""
     state = "lost" if durability == "memory" and is_refused else "unreachable"
-    return {"id": number, "pid": 0, "state": state, "durability": durability, "workers": 0, "streams": [], "groups": []}
+    return {
+        "id": number,
+        "pid": 0,
+        "state": state,
+        "durability": durability,
+        "workers": 0,
+        "streams": [],
+        "groups": [],
+        "stages_us": {},
+    }

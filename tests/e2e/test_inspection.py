@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import psmr
 from psmr import cluster, ports
 from psmr.cli.inspection import VERIFY_TIMEOUT_S
 from psmr.cluster_directory import Layout
@@ -45,6 +46,21 @@ def test_status_as_a_table(shared: Local) -> None:
         assert str(pid) in shown.stdout
 
 
+def test_status_times_the_stages_of_commands(shared: Local) -> None:
+    address = shared.addresses()[0]
+    run = run_psmr("bench", "kv", "--connect", address, "--seconds", "0.5", "--format", "json")
+    assert run.returncode == 0, run.stderr
+    with psmr.connect(address, "kv") as kv:
+        for _ in range(64):
+            kv.mset({f"key{n}": "x" for n in range(16)})
+    shown = run_psmr("status", "--connect", address, "--format", "json")
+    for found in json.loads(shown.stdout)["replicas"]:
+        stages = found["stages_us"]
+        assert set(stages) == {"command", "replicate", "deliver", "deliver_cross", "park", "sync"}
+        assert all(set(times) == {"count", "p50", "p99", "max"} for times in stages.values())
+        assert all(times["count"] > 0 and 0 < times["p50"] <= times["p99"] for times in stages.values()), stages
+
+
 def test_verify(shared: Local) -> None:
     compared = run_psmr("verify", "--connect", shared.addresses()[1], "--format", "json")
     assert compared.returncode == 0, compared.stderr
@@ -57,8 +73,6 @@ def test_verify(shared: Local) -> None:
 def test_a_digest_tells_states_apart() -> None:
     options = cluster.Options(Layout("kv", replicas=1, groups=2, durability="memory"), port=None)
     digests = []
-    import psmr
-
     with cluster.running(options, 60) as servers, psmr.connect(servers.addresses[0], "kv") as kv:
         for value in (1, 2, 1):
             kv.set("k", value)
