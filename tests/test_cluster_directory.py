@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from psmr import cluster_directory, ports
 from psmr.cluster_directory import ClusterDirectory, Layout, last_line, write_by_rename
-from psmr.errors import UsageError
+from psmr.errors import PsmrError, RuntimeFailure, UsageError
 
 KV = Layout("kv")
 
@@ -44,6 +45,24 @@ def test_a_cluster_is_found_again(tmp_path: Path) -> None:
         before = directory.identity
     with ClusterDirectory(tmp_path, KV) as directory:
         assert directory.identity == before
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, RuntimeFailure), (errno.EIO, RuntimeFailure), (errno.EACCES, UsageError), (errno.EROFS, UsageError)],
+)
+def test_a_full_disk_is_told_from_a_wrong_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, kind: type[PsmrError]
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(kind, match=f"{tmp_path}/file: cannot be written: no; "):
+        write_by_rename(tmp_path / "file", "text")
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(kind, match=f"{tmp_path}/data: cannot be used: no; "):
+        ClusterDirectory(tmp_path / "data", KV)
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import psutil
 from psmr import status
 from psmr.cluster_directory import ClusterDirectory, Layout, last_line, require_free, write_by_rename
 from psmr.config import Config, Member, workers_default
-from psmr.errors import RuntimeFailure, UsageError
+from psmr.errors import RuntimeFailure, UsageError, of_file
 from psmr.ports import LOOPBACK, choose
 from psmr.process_group import OWN_GROUP
 
@@ -353,7 +353,7 @@ def _open_log(path: Path) -> IO[bytes]:
     try:
         return path.open("ab")
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}; choose another directory with --data") from error
+        raise of_file(path, "cannot be written", error, "choose another directory with --data") from error
 
 
 def _signal(node: _Replica, number: signal.Signals) -> None:

@@ -23,7 +23,7 @@ from types import TracebackType
 
 from psmr import ports
 from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, SERVICES, new_cluster_id, streams_default
-from psmr.errors import RuntimeFailure, UsageError
+from psmr.errors import RuntimeFailure, UsageError, of_file
 
 VERSION = 1
 REPLICAS_DEFAULT = 3
@@ -68,7 +68,7 @@ def write_by_rename(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UsageError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
+        raise of_file(path, "cannot be written", error, "choose another place") from error
 
 
 class ClusterDirectory:
@@ -127,7 +127,7 @@ def _lock(directory: Path) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise UsageError(f"{directory}: cannot be used: {error.strerror}; choose another with --data") from error
+        raise of_file(directory, "cannot be used", error, "choose another with --data") from error
     deadline = time.monotonic() + RELEASE_TIMEOUT_S
     while True:
         try:

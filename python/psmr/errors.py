@@ -11,6 +11,8 @@ The extension raises these classes too.
 
 from __future__ import annotations
 
+import errno
+
 __all__ = ["CommandError", "OutcomeUnknown", "PsmrError", "RuntimeFailure", "UsageError"]
 
 
@@ -37,3 +39,14 @@ class OutcomeUnknown(RuntimeFailure):
 
 class CommandError(PsmrError):
     """The service refused the command. The message is the service's own."""
+
+
+#: What a disk says that is full or broken, whatever directory is chosen on it.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def of_file(place: object, what: str, error: OSError, remedy: str) -> PsmrError:
+    """Return the error for a file or directory that the system refuses: the disk failed, or the place is the wrong one."""
+    if error.errno in _DISK_ERRORS:
+        return RuntimeFailure(f"{place}: {what}: {error.strerror}; free space on its disk, or check it, and start again")
+    return UsageError(f"{place}: {what}: {error.strerror}; {remedy}")

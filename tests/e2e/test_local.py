@@ -148,7 +148,8 @@ def test_a_replica_that_fails_again_and_again_is_given_more_and_more_time(tmp_pa
         cluster.kill(1)
         for told in ("SIGKILL; it starts again in 1 s", "it starts again in 2 s", "it starts again in 4 s"):
             wait_until(lambda told=told: told in cluster.messages(), 60, told)  # type: ignore[misc]
-        assert client(cluster, 2).set("k", "v")
+        with client(cluster, 2) as kv:
+            assert kv.set("k", "v")
 
 
 def test_two_clusters_at_once(tmp_path: Path) -> None:
