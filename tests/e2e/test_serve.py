@@ -39,9 +39,9 @@ def configure(directory: Path, port: int, data: Path) -> Path:
     return path
 
 
-def is_serving(port: int) -> bool:
+def is_serving(port: int, state: str = "serving") -> bool:
     try:
-        return '"serving"' in _psmr.status(f"{ports.LOOPBACK}:{port}", 5.0)
+        return f'"{state}"' in _psmr.status(f"{ports.LOOPBACK}:{port}", 5.0)
     except RuntimeFailure:
         return False
 
@@ -116,7 +116,9 @@ peer = "nobody.invalid:7479"
     for first, other in own.items():
         text = text.replace(first, other, 1)
     second.write_text(text)
-    with serving(second, port + 2, wait=False) as one, serving(path, port) as other_:
+    with serving(second, port + 2, wait=False) as one, serving(path, port, wait=False) as other_:
+        # A new cluster waits for all of its replicas.
+        wait_until(lambda: is_serving(port, "recovering"), START_TIMEOUT_S, "it answers")
         assert one.poll() is None
         other_.send_signal(signal.SIGTERM)
         _, said = other_.communicate(timeout=STOP_TIMEOUT_S)

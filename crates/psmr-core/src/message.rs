@@ -8,15 +8,17 @@
 //! | `wants_time` | a replica with reads that depend on time | logs a time mark for the groups it orders |
 //! | `positions`, `reach` | every replica, once per heartbeat | judges whether the sender is well connected and up to date |
 //! | `clock_ms` | every replica, once per heartbeat | bounds the stamps that it gives out as a leader |
+//! | `greeting` | every replica, when it is connected or its standing changes | knows what the sender may count for |
 
 use crate::command::{GroupSet, LogId};
 use crate::entry::{decode_system, write_system, System};
+use crate::order::Standing;
 use crate::wire::{Malformed, Reader, Write};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 
 /// The version of the frame layout.
-pub const FRAME_VERSION: u8 = 1;
+pub const FRAME_VERSION: u8 = 2;
 
 /// A log's position at the sender.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,30 @@ pub struct Report {
     pub positions: Vec<Position>,
 }
 
+/// Where a log stands at the sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Raft's term.
+    pub term: u64,
+    /// Whether the sender leads the log and has committed an entry of this term.
+    pub leads: bool,
+    /// The highest index that it knows to be committed.
+    pub committed: u64,
+}
+
+/// What the sender is to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// How far it belongs to the cluster.
+    pub standing: Standing,
+    /// Whether it steps its Raft nodes.
+    pub takes_part: bool,
+    /// Whether it wants the receiver's places.
+    pub asks: bool,
+    /// Per log, for one that asked; else empty.
+    pub places: Vec<Place>,
+}
+
 /// All that one replica sends another in one turn.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Frame {
@@ -51,6 +77,8 @@ pub struct Frame {
     pub wants_time: GroupSet,
     /// Once per heartbeat.
     pub report: Option<Report>,
+    /// Comes before all else that the frame says.
+    pub greeting: Option<Greeting>,
 }
 
 impl Frame {
@@ -85,6 +113,10 @@ impl Frame {
                 out.u64(position.delivered);
             }
         }
+        out.u8(u8::from(self.greeting.is_some()));
+        if let Some(greeting) = &self.greeting {
+            encode_greeting(greeting, out);
+        }
     }
 
     /// Decodes the body of a frame; entries and batches share its memory.
@@ -111,6 +143,9 @@ impl Frame {
         if reader.u8("report flag")? != 0 {
             frame.report = Some(decode_report(&mut reader)?);
         }
+        if reader.u8("greeting flag")? != 0 {
+            frame.greeting = Some(decode_greeting(&mut reader)?);
+        }
         if reader.is_at_end() {
             Ok(frame)
         } else {
@@ -126,6 +161,51 @@ fn decode_report(reader: &mut Reader) -> Result<Report, Malformed> {
         report.positions.push(position);
     }
     Ok(report)
+}
+
+fn encode_greeting(greeting: &Greeting, out: &mut Vec<u8>) {
+    match &greeting.standing {
+        Standing::Fresh { founder } => {
+            out.u8(0);
+            out.u64(*founder);
+        }
+        Standing::Rejoining => out.u8(1),
+        Standing::Established { founding } => {
+            out.u8(2);
+            out.u8(founding.len() as u8);
+            founding.iter().for_each(|incarnation| out.u64(*incarnation));
+        }
+    }
+    out.u8(u8::from(greeting.takes_part));
+    out.u8(u8::from(greeting.asks));
+    out.u8(greeting.places.len() as u8);
+    for place in &greeting.places {
+        out.u64(place.term);
+        out.u8(u8::from(place.leads));
+        out.u64(place.committed);
+    }
+}
+
+fn decode_greeting(reader: &mut Reader) -> Result<Greeting, Malformed> {
+    let standing = match reader.u8("standing")? {
+        0 => Standing::Fresh { founder: reader.u64("founder")? },
+        1 => Standing::Rejoining,
+        2 => {
+            let count = reader.u8("founding count")?;
+            Standing::Established { founding: (0..count).map(|_| reader.u64("incarnation")).collect::<Result<_, _>>()? }
+        }
+        _ => return Err(reader.malformed("standing")),
+    };
+    let (takes_part, asks) = (reader.u8("takes part")? != 0, reader.u8("asks")? != 0);
+    let mut places = Vec::new();
+    for _ in 0..reader.u8("place count")? {
+        let (term, leads, committed) = (reader.u64("term")?, reader.u8("leads")? != 0, reader.u64("committed")?);
+        if term.max(committed) > NUMBER_MAX {
+            return Err(reader.malformed("place"));
+        }
+        places.push(Place { term, leads, committed });
+    }
+    Ok(Greeting { standing, takes_part, asks, places })
 }
 
 /// Terms and indices that grow one by one do not come here; the library adds to them without looking.
@@ -321,6 +401,12 @@ mod tests {
             systems: vec![System::Digest { request: 4 }],
             wants_time: GroupSet(5),
             report: Some(Report { clock_ms: 1, reach: 7, positions: vec![Position { committed: 3, delivered: 2 }] }),
+            greeting: Some(Greeting {
+                standing: Standing::Established { founding: vec![8, 9, 10] },
+                takes_part: true,
+                asks: false,
+                places: vec![Place { term: 3, leads: true, committed: 12 }],
+            }),
         }
     }
 

@@ -21,6 +21,8 @@ pub enum Planted {
     RetryExecutedTwice,
     /// Commands are executed though a predecessor is missing.
     GapAccepted,
+    /// A replica that has lost its memory takes part at once.
+    VoteWithoutMemory,
 }
 
 /// The error that is put in, if any.

@@ -10,8 +10,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use psmr_core::command::{GroupId, GroupSet, LogId};
 use psmr_core::entry::System;
-use psmr_core::message::{Frame, Position, Report};
-use psmr_core::order::Actions;
+use psmr_core::message::{Frame, Greeting, Place, Position, Report};
+use psmr_core::order::{Actions, Standing};
 use raft::eraftpb::{Entry, Message, MessageType};
 
 const TYPES: [MessageType; 19] = [
@@ -95,12 +95,29 @@ fn frame() -> impl Strategy<Value = Frame> {
     ];
     let log = || prop_oneof![20 => 0..3u8, 1 => any::<u8>()].prop_map(LogId);
     let parts = (vec((log(), message()), 0..3), few((log(), bytes())), few(system), number());
-    (parts, proptest::option::of(report)).prop_map(|((messages, batches, systems, groups), report)| Frame {
+    let told = (proptest::option::of(report), proptest::option::of(greeting()));
+    (parts, told).prop_map(|((messages, batches, systems, groups), (report, greeting))| Frame {
         messages,
         batches,
         systems,
         wants_time: GroupSet(groups),
         report,
+        greeting,
+    })
+}
+
+fn greeting() -> impl Strategy<Value = Greeting> {
+    let standing = prop_oneof![
+        number().prop_map(|founder| Standing::Fresh { founder }),
+        Just(Standing::Rejoining),
+        vec(number(), 0..5).prop_map(|founding| Standing::Established { founding }),
+    ];
+    let place = (number(), any::<bool>(), number()).prop_map(|(term, leads, committed)| Place { term, leads, committed });
+    (standing, any::<bool>(), any::<bool>(), vec(place, 0..5)).prop_map(|(standing, takes_part, asks, places)| Greeting {
+        standing,
+        takes_part,
+        asks,
+        places,
     })
 }
 
@@ -127,8 +144,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn frames_that_make_no_sense_do_not_panic(frames in vec((frame(), any::<bool>()), 1..12)) {
+    fn frames_that_make_no_sense_do_not_panic(frames in vec((frame(), any::<bool>()), 1..12), forgets in any::<bool>()) {
         let mut world = world();
+        if forgets {
+            world.crash(1);
+            world.empty(1);
+            world.restart(1);
+        }
         for (frame, tick) in frames {
             let order = &mut world.replica_mut(1).order;
             if let Some(frame) = through_the_wire(&frame) {

@@ -166,11 +166,11 @@ pub fn store_behind(directory: Option<PathBuf>, topology: Topology, whole: Bytes
         });
         mailbox.post(match stored {
             Ok((cut, positions, groups)) => Input::CheckpointFetched { cut, positions, groups },
-            Err(error) => Input::CheckpointFailed(format!("a peer's checkpoint cannot be used: {error}")),
+            Err(error) => Input::CheckpointRefused(format!("a peer's checkpoint cannot be used: {error}")),
         });
     };
     if let Err(error) = thread::Builder::new().name("checkpoint".into()).spawn(run) {
-        report.post(Input::CheckpointFailed(format!("no thread for a checkpoint: {error}")));
+        report.post(Input::CheckpointRefused(format!("no thread for a peer's checkpoint: {error}")));
     }
 }
 
@@ -239,6 +239,11 @@ impl Incoming {
     /// All has come, and is being put in place: nothing else is to be fetched meanwhile.
     pub fn installing(from: ReplicaId) -> Incoming {
         Incoming { installing: true, ..Incoming::new(from) }
+    }
+
+    /// What came could not be put in place: it counts as silence, so that it is asked for again, but not at once.
+    pub fn pause(self) -> Incoming {
+        Incoming::new(self.from)
     }
 
     /// Whether the peer has been silent for too long.

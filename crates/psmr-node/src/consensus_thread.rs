@@ -3,6 +3,7 @@
 
 use crate::checkpoints::{self, Incoming, Shipment};
 use crate::clock::{wall_ms, TICK};
+use crate::data_directory::DataDirectory;
 use crate::mailbox::Mailbox;
 use crate::native::AddressBook;
 use crate::peer_frame::Kind;
@@ -16,7 +17,7 @@ use psmr_core::entry::System;
 use psmr_core::execute::{Engine, Output};
 use psmr_core::log::LogWrite;
 use psmr_core::message::Frame;
-use psmr_core::order::{Actions, Order, Positions};
+use psmr_core::order::{Actions, Identity, Order, Positions, Standing};
 use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -50,6 +51,8 @@ pub enum Input {
     CheckpointWritten { cut: u64, positions: Positions },
     /// An own checkpoint could not be written; the one before it serves on.
     CheckpointFailed(String),
+    /// A peer's checkpoint could not be read or stored.
+    CheckpointRefused(String),
     /// A peer's checkpoint is on disk (if there is one), and is to be installed.
     CheckpointFetched { cut: u64, positions: Positions, groups: Vec<Bytes> },
     /// A connection asks about the replica.
@@ -82,6 +85,8 @@ pub struct Parts {
     /// To the log thread; `None` in `memory` durability.
     pub log: Option<SyncSender<LogWrite>>,
     pub clients: Vec<Arc<Mailbox<ClientInput>>>,
+    /// `None` in `memory` durability.
+    pub directory: Option<DataDirectory>,
     pub checkpoints: Option<PathBuf>,
     pub timings: Arc<Timings>,
     /// Where clients connect to the replicas.
@@ -118,12 +123,14 @@ pub struct ConsensusThread {
     is_serving: bool,
     /// Something came from another thread before the last turn.
     is_busy: bool,
+    rejoins: bool,
 }
 
 impl ConsensusThread {
     /// Takes over the parts.
     pub fn new(parts: Parts) -> ConsensusThread {
         ConsensusThread {
+            rejoins: parts.order.identity().standing == Standing::Rejoining,
             parts,
             next_tick: Instant::now(),
             happenings: Vec::new(),
@@ -207,14 +214,14 @@ impl ConsensusThread {
     fn on_happenings(&mut self) {
         while let Some(happening) = (!self.happenings.is_empty()).then(|| self.happenings.remove(0)) {
             match happening {
-                Happening::Connected(replica) => {
-                    self.parts.order.on_peer(replica, true);
+                Happening::Connected(replica, incarnation) => {
+                    self.parts.order.on_connected(replica, incarnation);
                     if let Some(address) = self.parts.transport.client_address(replica) {
                         self.parts.addresses.set(replica, address);
                     }
                 }
                 Happening::Disconnected(replica) => {
-                    self.parts.order.on_peer(replica, false);
+                    self.parts.order.on_disconnected(replica);
                     self.shipments.retain(|shipment| shipment.to != replica);
                     if self.incoming.as_ref().is_some_and(|i| i.from == replica) {
                         self.incoming = None;
@@ -256,6 +263,10 @@ impl ConsensusThread {
             Input::Digest { request, cut, group, digest } => self.on_digest(request, cut, group, digest),
             Input::CheckpointWritten { cut, positions } => self.parts.order.on_checkpoint(cut, positions),
             Input::CheckpointFailed(text) => eprintln!("psmr: warning: {text}"),
+            Input::CheckpointRefused(text) => {
+                eprintln!("psmr: warning: {text}; it is fetched again");
+                self.incoming = self.incoming.take().map(Incoming::pause);
+            }
             Input::CheckpointFetched { cut, positions, groups } => self.install(cut, positions, groups)?,
             Input::Question { from, connection, question } => {
                 let text = self.answer(question).to_string();
@@ -270,6 +281,9 @@ impl ConsensusThread {
     fn turn(&mut self) -> Result<(), String> {
         let mut actions = Actions::default();
         self.parts.order.turn(&mut actions).map_err(|e| e.to_string())?;
+        if let Some(identity) = &actions.identity {
+            self.keep_identity(identity)?;
+        }
         for (replica, frame) in &actions.frames {
             self.parts.transport.send(*replica, Kind::Turn, |body| frame.encode(body));
         }
@@ -289,6 +303,24 @@ impl ConsensusThread {
             self.parts.transport.send(peer, Kind::CheckpointRequest, |_| {});
             self.parts.transport.flush(&mut self.happenings);
         }
+        Ok(())
+    }
+
+    /// It comes before all else that the turn wants done. It is rare, and so may wait for the disk.
+    fn keep_identity(&mut self, identity: &Identity) -> Result<(), String> {
+        if let Some(directory) = &mut self.parts.directory {
+            directory.set_member(identity.clone()).map_err(|e| e.to_string())?;
+        }
+        let me = self.parts.engine.me;
+        match &identity.standing {
+            Standing::Rejoining => eprintln!(
+                "psmr: replica {me} starts without its memory: it rejoins once all the others have been there, and is repaired \
+                 from them"
+            ),
+            Standing::Established { .. } if self.rejoins => eprintln!("psmr: replica {me} has rejoined"),
+            Standing::Established { .. } | Standing::Fresh { .. } => {}
+        }
+        self.rejoins = identity.standing == Standing::Rejoining;
         Ok(())
     }
 

@@ -1,17 +1,19 @@
 //! A replica's data directory: whose it is, who has it open, and where its parts are.
 //!
-//! `identity` is text, so that people can read it: format version, cluster, replica, incarnation, the genesis record in
+//! `identity` is text, so that people can read it: format version, cluster, replica, incarnation, standing in the cluster
+//! (`fresh` and a founder's incarnation, `rejoining`, or `established` and those of all founders), the genesis record in
 //! hexadecimal digits (opaque here), and a CRC32C of all that. `log/` is the log's (see `log_storage`), `checkpoints/` the
 //! checkpoints' (see `checkpoint_file`), `lock` is held while the replica runs.
 
 use crate::disk;
 use bytes::Bytes;
 use psmr_core::command::ReplicaId;
+use psmr_core::order::{Identity as Member, Standing};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const IDENTITY: &str = "identity";
 const FIRST_LINE: &str = "psmr data directory, format ";
 
@@ -22,8 +24,8 @@ pub struct Identity {
     pub cluster: [u8; 16],
     /// The replica in it.
     pub replica: ReplicaId,
-    /// How often the replica has lost its data and joined again.
-    pub incarnation: u64,
+    /// Which of the replica's memories this is, and what it counts for.
+    pub member: Member,
     /// The cluster's genesis record.
     pub genesis: Bytes,
 }
@@ -62,7 +64,7 @@ pub enum DataDirectoryError {
         /// What is wrong.
         detail: String,
     },
-    /// Written by a later version of this program.
+    /// Written by another version of this program.
     UnknownVersion {
         /// The file.
         path: PathBuf,
@@ -114,7 +116,7 @@ impl fmt::Display for DataDirectoryError {
                 path.display()
             ),
             E::UnknownVersion { path, version } => {
-                write!(f, "{} has format {version}, this program knows {VERSION}; use a later psmr", path.display())
+                write!(f, "{} has format {version}, this program knows {VERSION}; use the psmr that wrote it", path.display())
             }
             E::OtherCluster { path, found, expected } => write!(
                 f,
@@ -161,8 +163,8 @@ pub struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Opens `path` for the replica that `expected` names; makes it if it is missing or empty. The incarnation of an existing
-    /// directory stands, the expected one is that of a new one.
+    /// Opens `path` for the replica that `expected` names; makes it if it is missing or empty. What an existing directory says
+    /// of its member stands, the expected one is that of a new one.
     ///
     /// # Errors
     /// It is another's, in use, broken, or the system refused something.
@@ -196,8 +198,25 @@ impl DataDirectory {
 
     fn with_parts(path: &Path, identity: Identity, lock: disk::Lock) -> Result<DataDirectory, DataDirectoryError> {
         let directory = DataDirectory { path: path.into(), identity, _lock: lock };
+        directory.check_log()?;
         create_directory(&directory.checkpoints_path())?;
         Ok(directory)
+    }
+
+    /// A replica that may have promised something has a log.
+    fn check_log(&self) -> Result<(), DataDirectoryError> {
+        let path = self.log_path();
+        let is_empty = match std::fs::read_dir(&path) {
+            Ok(mut items) => items.next().is_none(),
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
+            Err(error) => return Err(DataDirectoryError::Io(disk::explain("list", &path, &error))),
+        };
+        match self.identity.member.standing {
+            Standing::Rejoining | Standing::Established { .. } if is_empty => {
+                Err(DataDirectoryError::Damaged { path, detail: "it is missing or empty".into() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whose it is.
@@ -205,12 +224,12 @@ impl DataDirectory {
         &self.identity
     }
 
-    /// Sets a new incarnation, durably.
+    /// Sets what the replica counts for, durably.
     ///
     /// # Errors
-    /// The old one stands.
-    pub fn set_incarnation(&mut self, incarnation: u64) -> Result<(), DataDirectoryError> {
-        let identity = Identity { incarnation, ..self.identity.clone() };
+    /// What was before stands.
+    pub fn set_member(&mut self, member: Member) -> Result<(), DataDirectoryError> {
+        let identity = Identity { member, ..self.identity.clone() };
         write_identity(&self.path, &identity)?;
         self.identity = identity;
         Ok(())
@@ -312,12 +331,38 @@ fn write_identity(path: &Path, identity: &Identity) -> Result<(), DataDirectoryE
 }
 
 fn encode(identity: &Identity) -> String {
-    let Identity { cluster, replica, incarnation, genesis } = identity;
+    let Identity { cluster, replica, member, genesis } = identity;
     let (cluster, genesis) = (to_hex(cluster), to_hex(genesis));
-    let body =
-        format!("{FIRST_LINE}{VERSION}\ncluster {cluster}\nreplica {replica}\nincarnation {incarnation}\ngenesis {genesis}\n");
+    let (incarnation, standing) = (member.incarnation, standing_text(&member.standing));
+    let body = format!(
+        "{FIRST_LINE}{VERSION}\ncluster {cluster}\nreplica {replica}\nincarnation {incarnation}\nstanding {standing}\n\
+         genesis {genesis}\n"
+    );
     let checksum = crc32c::crc32c(body.as_bytes());
     format!("{body}crc32c {checksum:08x}\n")
+}
+
+fn standing_text(standing: &Standing) -> String {
+    match standing {
+        Standing::Fresh { founder } => format!("fresh {founder}"),
+        Standing::Rejoining => "rejoining".into(),
+        Standing::Established { founding } => {
+            let founding: Vec<String> = founding.iter().map(u64::to_string).collect();
+            format!("established {}", founding.join(" "))
+        }
+    }
+}
+
+fn parse_standing(text: &str) -> Option<Standing> {
+    let mut words = text.split(' ');
+    let kind = words.next()?;
+    let numbers: Vec<u64> = words.map(str::parse).collect::<Result<_, _>>().ok()?;
+    match (kind, &numbers[..]) {
+        ("fresh", [founder]) => Some(Standing::Fresh { founder: *founder }),
+        ("rejoining", []) => Some(Standing::Rejoining),
+        ("established", [_, ..]) => Some(Standing::Established { founding: numbers }),
+        _ => None,
+    }
 }
 
 fn decode(bytes: &[u8], file: &Path) -> Result<Identity, DataDirectoryError> {
@@ -336,13 +381,16 @@ fn decode(bytes: &[u8], file: &Path) -> Result<Identity, DataDirectoryError> {
         let value = lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.ok_or_else(|| damaged(&format!("{name} is missing")))
     };
-    let (cluster, replica, incarnation, genesis) =
-        (field("cluster")?, field("replica")?, field("incarnation")?, field("genesis")?);
+    let (cluster, replica, incarnation) = (field("cluster")?, field("replica")?, field("incarnation")?);
+    let (standing, genesis) = (field("standing")?, field("genesis")?);
     let cluster = from_hex(cluster).and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| damaged("cluster is no 32 digits"))?;
     Ok(Identity {
         cluster,
         replica: replica.parse().map_err(|_| damaged("replica is no number"))?,
-        incarnation: incarnation.parse().map_err(|_| damaged("incarnation is no number"))?,
+        member: Member {
+            incarnation: incarnation.parse().map_err(|_| damaged("incarnation is no number"))?,
+            standing: parse_standing(standing).ok_or_else(|| damaged("standing is none that there is"))?,
+        },
         genesis: from_hex(genesis).ok_or_else(|| damaged("genesis is no hexadecimal digits"))?.into(),
     })
 }

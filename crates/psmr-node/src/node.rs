@@ -14,7 +14,7 @@ use crate::client_thread::{ClientThread, GatewayFactory};
 use crate::clock::wall_ms;
 use crate::congestion::unpace;
 use crate::consensus_thread::{About, ConsensusThread, Input, STOP_TIME_MAX};
-use crate::data_directory::{cluster_text, DataDirectory, Identity};
+use crate::data_directory::{cluster_text, DataDirectory, Identity as Owner};
 use crate::log_storage::{FileLog, FileLogOptions};
 use crate::mailbox::Mailbox;
 use crate::native::{AddressBook, Welcome};
@@ -32,7 +32,7 @@ use psmr_core::entry::ROUTING_VERSION_FIRST;
 use psmr_core::execute::{Engine, Output};
 use psmr_core::gateway::{Gateway, NodeInfo};
 use psmr_core::log::{LogStorage, RecoveredLog};
-use psmr_core::order::{Order, Positions};
+use psmr_core::order::{Identity, Order, Positions};
 use psmr_core::planted::PlantedErrors;
 use psmr_core::routing::{Topology, HASH_VERSION};
 use psmr_core::service::Service;
@@ -126,21 +126,25 @@ fn genesis(config: &NodeConfig, service: &dyn Service) -> Bytes {
 struct Recovered {
     log: Option<FileLog>,
     directory: Option<DataDirectory>,
+    /// Which memory of the replica this is.
+    member: Identity,
     logs: Vec<RecoveredLog>,
     checkpoint: Option<(u64, Positions, Vec<Bytes>)>,
 }
 
 fn recover(config: &NodeConfig, genesis: &Bytes) -> Result<Recovered, NodeError> {
+    let member = Identity::fresh(random()?.max(1));
     let Some(path) = &config.data else {
-        return Ok(Recovered { log: None, directory: None, logs: Vec::new(), checkpoint: None });
+        return Ok(Recovered { log: None, directory: None, member, logs: Vec::new(), checkpoint: None });
     };
-    let identity = Identity { cluster: config.cluster, replica: config.core.me, incarnation: 0, genesis: genesis.clone() };
+    let owner = Owner { cluster: config.cluster, replica: config.core.me, member, genesis: genesis.clone() };
     let directory =
-        DataDirectory::open_or_create(path, identity).map_err(|e| NodeError::of(e.is_wrong_directory(), e.to_string()))?;
+        DataDirectory::open_or_create(path, owner).map_err(|e| NodeError::of(e.is_wrong_directory(), e.to_string()))?;
+    let member = directory.identity().member.clone();
     let (log, logs) = FileLog::open(&directory.log_path(), FileLogOptions::default(), config.core.streams + 1)
         .map_err(|e| NodeError::of(e.is_wrong_place(), e.to_string()))?;
     let checkpoint = checkpoints::newest(&directory.checkpoints_path()).map_err(NodeError::Failure)?;
-    Ok(Recovered { log: Some(log), directory: Some(directory), logs, checkpoint })
+    Ok(Recovered { log: Some(log), directory: Some(directory), member, logs, checkpoint })
 }
 
 /// Listens at the address that the configuration has under `key`.
@@ -198,7 +202,8 @@ impl Node {
         let engine = Engine::new(core.me, topology.clone(), service.clone(), PlantedErrors::default());
         let engine = Arc::new(engine.observed_by(timings.clone()));
         let durable = config.data.is_some();
-        let order = restore(core, &engine, recovered.logs, recovered.checkpoint, durable)?;
+        let incarnation = recovered.member.incarnation;
+        let order = restore(core, &engine, recovered.member, recovered.logs, recovered.checkpoint, durable)?;
 
         let poll = mio::Poll::new().map_err(failure)?;
         let mailbox = Arc::new(Mailbox::new(poll.registry(), consensus_thread::MAILBOX).map_err(failure)?);
@@ -245,7 +250,7 @@ impl Node {
             cluster: config.cluster,
             genesis: xxhash_rust::xxh3::xxh3_64(&genesis),
             from: config.core.me,
-            incarnation: if durable { 0 } else { random()? },
+            incarnation,
             client_address: address_text.clone(),
         };
         let registry = poll.registry().try_clone().map_err(failure)?;
@@ -261,6 +266,7 @@ impl Node {
             log: log_sender,
             clients,
             checkpoints: recovered.directory.as_ref().map(DataDirectory::checkpoints_path),
+            directory: recovered.directory,
             timings,
             addresses,
             about: About {
@@ -272,12 +278,10 @@ impl Node {
             },
         });
         let (sender, ended) = std::sync::mpsc::channel();
-        let directory = recovered.directory;
         let is_over = inside.is_over.clone();
         let run = move || {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| consensus.run()));
             let outcome = outcome.unwrap_or_else(|_| Err("the consensus thread panicked".into()));
-            drop(directory);
             is_over.store(true, Ordering::SeqCst);
             let _ = sender.send(outcome);
         };
@@ -385,6 +389,7 @@ fn start_clients(
 fn restore(
     core: Config,
     engine: &Arc<Engine>,
+    member: Identity,
     logs: Vec<RecoveredLog>,
     checkpoint: Option<(u64, Positions, Vec<Bytes>)>,
     durable: bool,
@@ -399,7 +404,7 @@ fn restore(
         }
         place = Some((cut, positions));
     }
-    Order::new(core, engine.clone(), logs, place, durable).map_err(|e| NodeError::Failure(e.to_string()))
+    Order::new(core, engine.clone(), member, logs, place, durable).map_err(|e| NodeError::Failure(e.to_string()))
 }
 
 /// A thread whose failure, or panic, ends the replica.

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// The version of the handshake and of the frames behind it.
-const PROTOCOL_VERSION: u8 = 1;
+const PROTOCOL_VERSION: u8 = 2;
 
 /// The token of the listener; peers' connections have the tokens after it.
 pub const LISTENER: Token = Token(1);
@@ -41,8 +41,7 @@ pub struct Hello {
     pub genesis: u64,
     /// The sender.
     pub from: ReplicaId,
-    /// Without a disk, a number that this process alone has: a replica that comes back without its memory must not vote
-    /// again. With a disk, 0.
+    /// The sender's: another one than before has none of the memory of that.
     pub incarnation: u64,
     /// The sender's address for clients.
     pub client_address: String,
@@ -79,8 +78,8 @@ impl Hello {
 /// What happened on the connections.
 #[derive(Debug)]
 pub enum Happening {
-    /// The peer can be sent to.
-    Connected(ReplicaId),
+    /// The peer, which is this incarnation, can be sent to.
+    Connected(ReplicaId, u64),
     /// It cannot any more.
     Disconnected(ReplicaId),
     /// A frame came.
@@ -150,8 +149,6 @@ struct Peer {
     state: State,
     backoff: Duration,
     client_address: String,
-    /// The first that the peer greeted with.
-    incarnation: Option<u64>,
 }
 
 /// All connections to peers.
@@ -185,7 +182,6 @@ impl Transport {
             state: State::Apart(now),
             backoff: BACKOFF_MIN,
             client_address: String::new(),
-            incarnation: None,
         };
         let peers = addresses.iter().map(peer).collect();
         let guests = (0..GUESTS_MAX).map(|_| None).collect();
@@ -305,10 +301,6 @@ impl Transport {
         if !known || hello.from == self.me.from {
             return Err(format!("it says to be replica {}, which is not a peer", hello.from));
         }
-        let before = self.peers[usize::from(hello.from) - 1].incarnation;
-        if before.is_some_and(|before| before != hello.incarnation) {
-            return Err(format!("replica {} was started again without its memory, and is lost to this cluster", hello.from));
-        }
         Ok(hello)
     }
 
@@ -317,8 +309,7 @@ impl Transport {
         peer.state = State::Together(link);
         peer.backoff = BACKOFF_MIN;
         peer.client_address = hello.client_address;
-        peer.incarnation = Some(hello.incarnation);
-        happenings.push(Happening::Connected(at as ReplicaId + 1));
+        happenings.push(Happening::Connected(at as ReplicaId + 1, hello.incarnation));
         self.receive(at, happenings);
     }
 

@@ -5,6 +5,7 @@ use psmr_core::config::Config;
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, Sink};
 use psmr_core::routing::Topology;
 use psmr_core::service::{Command, Context, Handles, Partition, ReadContext, ReadOutcome, Replies, Service, Slice};
+use psmr_node::client::status;
 use psmr_node::node::{Node, NodeConfig};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -164,6 +165,26 @@ impl Cluster {
         }
     }
 
+    /// Waits until a replica is a full member: before that no other one may lose its memory.
+    fn wait_serving(&self, replica: u8) {
+        let address = self.nodes[usize::from(replica) - 1].as_ref().unwrap().address.unwrap().to_string();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let answer = || status(&address, Duration::from_secs(5), &mut || false).unwrap();
+        let is_serving = || answer().contains(r#""state":"serving""#);
+        while !is_serving() {
+            assert!(Instant::now() < deadline, "replica {replica} does not rejoin");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What a replica keeps of itself is gone.
+    fn empty_node(&mut self, replica: u8) {
+        self.stop_node(replica);
+        if let Some(data) = &self.data {
+            std::fs::remove_dir_all(data.path().join(format!("replica-{replica}"))).unwrap();
+        }
+    }
+
     fn connect(&self, replica: u8) -> Client {
         let stream = TcpStream::connect(self.nodes[usize::from(replica) - 1].as_ref().unwrap().address.unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -235,6 +256,7 @@ fn commands_and_reads_work_at_every_replica_with_fsync() {
 #[test]
 fn a_peer_that_has_a_name_is_dialled_when_the_name_is_known() {
     let mut cluster = Cluster::start(true, 64 << 20);
+    (1..=3).for_each(|replica| cluster.wait_serving(replica));
     (1..=3).for_each(|replica| cluster.stop_node(replica));
     let known = cluster.peers.clone();
     // The higher number is dialled: without 3, and without knowing 2, the first has no majority.
@@ -296,4 +318,88 @@ fn a_replica_that_was_away_for_long_gets_a_checkpoint() {
     (0..60).for_each(|round| back.read_many(&format!("r{round}:"), 200));
     assert!(start.elapsed() < Duration::from_secs(15));
     assert_eq!(back.ask("both a b 1"), "-;-;");
+}
+
+#[test]
+fn an_acknowledged_write_survives_one_of_its_replicas_losing_its_disk() {
+    let mut cluster = Cluster::start(true, 64 << 20);
+    cluster.connect(1).write_many("early:", 50);
+    cluster.stop_node(2);
+    assert_eq!(cluster.connect(1).ask("set lost 1"), "-");
+    cluster.stop_node(1);
+    cluster.empty_node(3);
+    cluster.start_node(2);
+    cluster.start_node(3);
+    // These two know nothing of it. They answer when the third is back, not before.
+    let mut clients = [cluster.connect(2), cluster.connect(3)];
+    clients.iter_mut().for_each(|client| client.send("get lost\n"));
+    cluster.start_node(1);
+    for client in &mut clients {
+        assert_eq!(client.line(), "1");
+        client.read_many("early:", 50);
+    }
+}
+
+#[test]
+fn a_replica_whose_disk_is_lost_is_repaired_from_its_peers() {
+    for checkpoint_log_bytes in [64 << 20, 20_000] {
+        let mut cluster = Cluster::start(true, checkpoint_log_bytes);
+        let mut client = cluster.connect(1);
+        (0..20).for_each(|round| client.write_many(&format!("r{round}:"), 200));
+        for replica in [3, 2] {
+            cluster.empty_node(replica);
+            cluster.start_node(replica);
+            cluster.wait_serving(replica);
+            let mut back = cluster.connect(replica);
+            (0..20).for_each(|round| back.read_many(&format!("r{round}:"), 200));
+            assert_eq!(back.ask(&format!("both a{replica} b{replica} 1")), "-;-;");
+        }
+        // It counts again: the other two suffice.
+        cluster.stop_node(1);
+        let mut client = cluster.connect(3);
+        client.write_many("late:", 50);
+        cluster.connect(2).read_many("late:", 50);
+    }
+}
+
+#[test]
+fn a_replica_without_a_disk_rejoins_when_it_is_started_again() {
+    let mut cluster = Cluster::start(false, 64 << 20);
+    for round in 1..=3u8 {
+        cluster.connect(round % 3 + 1).write_many(&format!("before{round}:"), 200);
+        cluster.stop_node(round);
+        cluster.connect(round % 3 + 1).write_many(&format!("during{round}:"), 200);
+        cluster.start_node(round);
+        cluster.wait_serving(round);
+        let mut back = cluster.connect(round);
+        back.read_many(&format!("before{round}:"), 200);
+        back.read_many(&format!("during{round}:"), 200);
+        assert_eq!(back.ask(&format!("both x{round} y{round} 1")), "-;-;");
+    }
+}
+
+#[test]
+fn a_peer_s_checkpoint_that_could_not_be_stored_is_fetched_again() {
+    let mut cluster = Cluster::start(true, 20_000);
+    cluster.connect(1).write_many("early:", 100);
+    cluster.stop_node(3);
+    let mut client = cluster.connect(1);
+    for round in 0..60 {
+        client.write_many(&format!("r{round}:"), 200);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (1..=2).for_each(|replica| cluster.stop_node(replica));
+    cluster.start_node(3);
+    let checkpoints = cluster.data.as_ref().unwrap().path().join("replica-3/checkpoints");
+    std::fs::remove_dir_all(&checkpoints).unwrap();
+    std::fs::write(&checkpoints, b"in the way").unwrap();
+    (1..=2).for_each(|replica| cluster.start_node(replica));
+    cluster.wait_serving(1);
+    // Long enough for a first try, most of the time.
+    std::thread::sleep(Duration::from_secs(2));
+    std::fs::remove_file(&checkpoints).unwrap();
+    std::fs::create_dir(&checkpoints).unwrap();
+    cluster.wait_serving(3);
+    let mut back = cluster.connect(3);
+    (0..60).for_each(|round| back.read_many(&format!("r{round}:"), 200));
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use psmr_core::log::{LogRecord, LogWrite, RecoveredLog};
-use psmr_core::order::Positions;
+use psmr_core::order::{Identity, Positions, Standing};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -18,8 +18,10 @@ pub struct Checkpoint {
 }
 
 /// What survives the end of a process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Disk {
+    /// The replica's identity, which is durable at once.
+    pub identity: Identity,
     logs: Vec<RecoveredLog>,
     /// Written, not synced.
     unsynced: VecDeque<LogWrite>,
@@ -33,8 +35,25 @@ pub struct Disk {
 
 impl Disk {
     /// An empty disk for this many logs.
-    pub fn new(logs: usize, lies: bool) -> Disk {
-        Disk { logs: vec![RecoveredLog::default(); logs], lies, ..Disk::default() }
+    pub fn new(incarnation: u64, logs: usize, lies: bool) -> Disk {
+        Disk {
+            identity: Identity::fresh(incarnation),
+            logs: vec![RecoveredLog::default(); logs],
+            unsynced: VecDeque::new(),
+            before_last: None,
+            checkpoints: Vec::new(),
+            lies,
+        }
+    }
+
+    /// Everything is lost.
+    pub fn empty(&mut self, incarnation: u64) {
+        *self = Disk::new(incarnation, self.logs.len(), self.lies);
+    }
+
+    /// Whether the replica that it belongs to is a full member.
+    pub fn is_established(&self) -> bool {
+        matches!(self.identity.standing, Standing::Established { .. })
     }
 
     /// Takes a write, which is not durable yet.

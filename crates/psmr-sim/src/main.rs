@@ -12,8 +12,8 @@ const USAGE: &str = "usage:
   psmr-sim run --seeds A..B [--planted NAME] [--jobs N]
   psmr-sim replay SEED [--planted NAME] [--operations N] [--without FAULT,...] [--trace]
 planted errors: MarkerSkipped BarrierOpenedEarly ReplyBeforeCommit StaleRead LooseMultiGroupRead TornBatchAccepted
-                RetryExecutedTwice GapAccepted
-faults: crash pause reset partition stall clock disk";
+                RetryExecutedTwice GapAccepted VoteWithoutMemory
+faults: crash empty pause reset partition stall clock disk";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -89,11 +89,12 @@ fn run(options: &Options, range: Range<u64>) -> ExitCode {
         with(Report::is_rich)
     );
     println!(
-        "operations answered {}, of unknown outcome {}; checkpoints {}, installed from a peer {}; simulated {} s",
+        "operations answered {}, of unknown outcome {}; checkpoints {}, installed from a peer {}; rejoined {}; simulated {} s",
         sum(|r| r.answered),
         sum(|r| r.unknown),
         sum(|r| r.checkpoints),
         sum(|r| r.installs),
+        sum(|r| r.rejoined),
         sum(|r| r.simulated_ms) / 1_000
     );
     let Some((seed, Err(failure))) = results.iter().find(|(_, result)| result.is_err()) else { return ExitCode::SUCCESS };

@@ -13,7 +13,7 @@ use psmr_core::execute::reads::ReadBatch;
 use psmr_core::execute::{Engine, Event, Outbox, Output};
 use psmr_core::log::LogWrite;
 use psmr_core::message::Frame;
-use psmr_core::order::{Actions, Order};
+use psmr_core::order::{Actions, Identity, Order};
 use psmr_core::planted::PlantedErrors;
 use psmr_core::routing::Topology;
 use std::collections::{BTreeMap, VecDeque};
@@ -27,6 +27,8 @@ const PROXY_CLOCK_TICKS: u64 = 3;
 /// What a step of a replica wants done, and what it shows to the checkers.
 #[derive(Default)]
 pub struct Effects {
+    /// To the disk, before anything else.
+    pub identity: Option<Identity>,
     /// To peers.
     pub frames: Vec<(ReplicaId, Bytes)>,
     /// To the disk.
@@ -118,7 +120,8 @@ impl Live {
         config.planted = planted;
         config.check()?;
         let positions = checkpoint.as_ref().map(|c| (c.cut, c.positions.clone()));
-        let order = Order::new(config, engine.clone(), disk.recover(), positions, plan.durable).map_err(|e| e.to_string())?;
+        let order = Order::new(config, engine.clone(), disk.identity.clone(), disk.recover(), positions, plan.durable)
+            .map_err(|e| e.to_string())?;
         disk.write(LogWrite { turn: 0, records: order.start_records(), must_sync: true });
         let session = SessionId(u64::from(me) << 32 | incarnation);
         let limits = ProxyLimits { expiry_ms: plan.expiry_ms, ..ProxyLimits::default() };
@@ -158,10 +161,17 @@ impl Live {
         self.recorder.records().state.clone()
     }
 
-    /// The connection to a peer is there, or gone.
-    pub fn on_peer(&mut self, peer: ReplicaId, epoch: u64, connected: bool, out: &mut Effects) {
-        self.epochs[usize::from(peer) - 1] = if connected { epoch } else { 0 };
-        self.order.on_peer(peer, connected);
+    /// The connection to a peer is there: the connection's number, and the peer's incarnation.
+    pub fn on_connected(&mut self, peer: ReplicaId, epoch: u64, incarnation: u64, out: &mut Effects) {
+        self.epochs[usize::from(peer) - 1] = epoch;
+        self.order.on_connected(peer, incarnation);
+        out.wants_turn = true;
+    }
+
+    /// The connection to a peer is gone.
+    pub fn on_disconnected(&mut self, peer: ReplicaId, out: &mut Effects) {
+        self.epochs[usize::from(peer) - 1] = 0;
+        self.order.on_disconnected(peer);
         out.wants_turn = true;
     }
 
@@ -207,6 +217,7 @@ impl Live {
         self.proxy.flush(wall_ms, |log, batch| order.submit(log, batch));
         let mut actions = Actions::default();
         self.order.turn(&mut actions).map_err(|e| e.to_string())?;
+        out.identity = actions.identity;
         for (to, frame) in actions.frames {
             let mut bytes = Vec::new();
             frame.encode(&mut bytes);

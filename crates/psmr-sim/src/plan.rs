@@ -12,6 +12,8 @@ use std::str::FromStr;
 pub enum FaultKind {
     /// A replica ends, and starts again from its disk.
     Crash,
+    /// A replica ends, and starts again from an empty disk.
+    Empty,
     /// A replica does nothing for a while, then goes on with what it knew.
     Pause,
     /// A connection breaks and comes back.
@@ -27,8 +29,9 @@ pub enum FaultKind {
 }
 
 /// All kinds.
-pub const FAULT_KINDS: [FaultKind; 7] = [
+pub const FAULT_KINDS: [FaultKind; 8] = [
     FaultKind::Crash,
+    FaultKind::Empty,
     FaultKind::Pause,
     FaultKind::Reset,
     FaultKind::Partition,
@@ -56,7 +59,7 @@ impl FromStr for FaultKind {
 }
 
 /// All planted errors.
-pub const PLANTED: [Planted; 8] = [
+pub const PLANTED: [Planted; 9] = [
     Planted::MarkerSkipped,
     Planted::BarrierOpenedEarly,
     Planted::ReplyBeforeCommit,
@@ -65,6 +68,7 @@ pub const PLANTED: [Planted; 8] = [
     Planted::TornBatchAccepted,
     Planted::RetryExecutedTwice,
     Planted::GapAccepted,
+    Planted::VoteWithoutMemory,
 ];
 
 /// The planted error of a name.
@@ -82,6 +86,8 @@ pub fn parse_planted(text: &str) -> Result<Planted, String> {
 pub enum Fault {
     /// `replica` ends. `keeps_percent` of what its disk had not synced survives. `falls_back`: its newest checkpoint is unreadable.
     Crash { replica: ReplicaId, down_ms: u64, keeps_percent: u64, falls_back: bool },
+    /// `replica` ends, and its disk is emptied, unless that is more than may be lost at once.
+    Empty { replica: ReplicaId, down_ms: u64 },
     /// `replica` stands still.
     Pause { replica: ReplicaId, for_ms: u64 },
     /// The connection breaks.
@@ -101,6 +107,7 @@ impl Fault {
     pub fn kind(&self) -> FaultKind {
         match self {
             Fault::Crash { .. } => FaultKind::Crash,
+            Fault::Empty { .. } => FaultKind::Empty,
             Fault::Pause { .. } => FaultKind::Pause,
             Fault::Reset { .. } => FaultKind::Reset,
             Fault::Partition { .. } => FaultKind::Partition,
@@ -148,7 +155,7 @@ pub struct Plan {
     pub streams: usize,
     /// Workers per replica.
     pub workers: usize,
-    /// Whether disks are synced; else a crashed replica is lost.
+    /// Whether disks are synced; else a replica that ends loses its memory.
     pub durable: bool,
     /// How many operations clients issue in all.
     pub operations: usize,
@@ -240,14 +247,24 @@ impl Plan {
         let crashes = count > 0 && random.chance(88);
         for at in 0..count {
             let fault = if at == 0 && crashes { self.crash(random) } else { self.draw_fault(random) };
-            // A replica that has lost its memory never comes back: a majority has to stay.
-            let lost = self.faults.iter().filter(|(_, fault)| fault.kind() == FaultKind::Crash).count();
-            if fault.kind() == FaultKind::Crash && !self.durable && 2 * (lost + 1) >= usize::from(self.replicas) {
-                continue;
-            }
             self.faults.push((random.within(400..=FAULTS_UNTIL_MS), fault));
         }
+        if self.replicas == 3 && random.chance(25) {
+            self.leave_one_witness(random);
+        }
         self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// One replica is cut off while the other two go on; then one of these forgets what they did, and the other is away.
+    fn leave_one_witness(&mut self, random: &mut Random) {
+        let [cut_off, forgetful] = random.pick(&[[1, 2], [2, 1], [1, 3], [3, 1], [2, 3], [3, 2]]);
+        let witness = 6 - cut_off - forgetful;
+        let (start_ms, for_ms) = (random.within(400..=FAULTS_UNTIL_MS), random.within(500..=2_000));
+        let pairs = [forgetful, witness].map(|other: ReplicaId| (other.min(cut_off), other.max(cut_off))).to_vec();
+        self.faults.push((start_ms, Fault::Partition { pairs, for_ms }));
+        self.faults.push((start_ms + for_ms, Fault::Empty { replica: forgetful, down_ms: random.within(50..=500) }));
+        let away = Fault::Crash { replica: witness, down_ms: random.within(1_000..=4_000), keeps_percent: 0, falls_back: false };
+        self.faults.push((start_ms + for_ms, away));
     }
 
     /// A command that was given up never takes effect later as long as clocks differ by less than a quarter of its expiry.
@@ -284,8 +301,9 @@ impl Plan {
 
     fn draw_fault(&self, random: &mut Random) -> Fault {
         let for_ms = random.within(100..=3_000);
-        match random.within(0..=9) {
+        match random.within(0..=11) {
             0..=2 => self.crash(random),
+            10 | 11 => Fault::Empty { replica: self.replica(random), down_ms: random.within(50..=3_000) },
             3 => Fault::Pause { replica: self.replica(random), for_ms },
             4 => Fault::Reset { pair: self.pair(random) },
             5 | 6 => Fault::Partition { pairs: self.cut(random), for_ms },
@@ -317,7 +335,7 @@ impl Plan {
         }
         self.faults.retain(|(_, fault)| !reduction.without.contains(&fault.kind()));
         let end = |(at, fault): &(u64, Fault)| match fault {
-            Fault::Crash { down_ms, .. } => at + down_ms,
+            Fault::Crash { down_ms, .. } | Fault::Empty { down_ms, .. } => at + down_ms,
             Fault::Pause { for_ms, .. } | Fault::Partition { for_ms, .. } | Fault::Stall { for_ms, .. } => at + for_ms,
             Fault::Disk { for_ms, .. } => at + for_ms,
             Fault::Reset { .. } | Fault::Clock { .. } => *at,

@@ -115,13 +115,14 @@ impl Order {
         }
         let timeout = u64::from(self.config.election_ticks);
         let lags = |then: &[u64]| self.logs.iter().zip(then).any(|(log, theirs)| log.committed < *theirs);
-        let is_better = |peer: &super::Peer| {
+        let is_better = |peer: &super::Peer, id: ReplicaId| {
             peer.connected
+                && self.membership.is_established_peer(id)
                 && self.tick - peer.reported_tick < timeout
                 && peer.ahead_since.as_ref().is_some_and(|(since, then)| self.tick - since >= timeout && lags(then))
         };
         let peers = self.peers.iter().zip(1..).filter(|(_, id)| *id != self.config.me);
-        peers.filter(|(peer, _)| is_better(peer)).max_by_key(|(peer, _)| peer.reach.count_ones()).map(|(_, id)| id)
+        peers.filter(|(peer, id)| is_better(peer, *id)).max_by_key(|(peer, _)| peer.reach.count_ones()).map(|(_, id)| id)
     }
 
     fn hand_over_everything(&mut self, to: ReplicaId) {
@@ -145,11 +146,16 @@ impl Order {
             let ours: Vec<u64> = self.logs.iter().map(|log| log.committed).collect();
             let (tick, timeout) = (self.tick, u64::from(self.config.election_ticks));
             let count = self.logs.len();
+            let is_established = self.membership.is_established_peer(preferred);
             let peer = self.peer_mut(preferred);
             // Behind in another log it would hand this one over again.
             let is_behind = ours.iter().zip(&peer.committed).any(|(ours, theirs)| theirs.saturating_add(BEHIND_MAX) < *ours);
-            let well =
-                peer.connected && has_log && !is_behind && peer.reach & reach == reach && tick - peer.reported_tick < timeout;
+            let well = peer.connected
+                && is_established
+                && has_log
+                && !is_behind
+                && peer.reach & reach == reach
+                && tick - peer.reported_tick < timeout;
             peer.ready_since.resize(count, None);
             if !well {
                 peer.ready_since[at] = None;

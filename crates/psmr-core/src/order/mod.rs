@@ -4,7 +4,9 @@
 //! The owner calls inputs as they come, then `turn`, which gives one frame per peer and one write for all logs. Committed
 //! entries go straight to the `Engine`; `Actions::ready` names the groups that have to be put in ready queues.
 
+mod belonging;
 mod leadership;
+mod membership;
 mod mirror;
 mod raft_log;
 mod rounds;
@@ -21,10 +23,12 @@ use crate::planted::Planted;
 use crate::sync::Arc;
 use bytes::Bytes;
 use leadership::Peer;
+use membership::Membership;
 use raft::eraftpb::{EntryType, Message, MessageType};
-use raft::SnapshotStatus;
 use raft_log::{Collected, RaftLog};
 use rounds::Rounds;
+
+pub use membership::{Identity, Standing};
 
 /// Ticks between asking again for a time mark or a checkpoint that has not come.
 const RETRY_TICKS: u64 = 4;
@@ -42,6 +46,8 @@ pub struct Actions {
     pub leader_changes: Vec<LogId>,
     /// A peer to fetch the newest checkpoint from: this replica lags behind what the peer's log still has.
     pub fetch_checkpoint: Option<ReplicaId>,
+    /// The replica's new identity: to be durable before anything else of this is done.
+    pub identity: Option<Identity>,
 }
 
 /// The place of a checkpoint in every log: (index, term) of the last entry that it covers.
@@ -66,6 +72,7 @@ pub struct LogStatus {
 pub struct Order {
     config: Config,
     engine: Arc<Engine>,
+    membership: Membership,
     logs: Vec<RaftLog>,
     peers: Vec<Peer>,
     rounds: Vec<Rounds>,
@@ -91,14 +98,15 @@ pub struct Order {
 }
 
 impl Order {
-    /// The logs as recovered, under the checkpoint that the engine's groups were restored from (`None`: the start).
-    /// `durable`: writes are to be reported by `on_persisted`; else they count at once.
+    /// The replica `identity`, its logs as recovered, under the checkpoint that the engine's groups were restored from
+    /// (`None`: the start). `durable`: writes are to be reported by `on_persisted`; else they count at once.
     ///
     /// # Errors
     /// If what was recovered does not fit together.
     pub fn new(
         config: Config,
         engine: Arc<Engine>,
+        identity: Identity,
         recovered: Vec<RecoveredLog>,
         checkpoint: Option<(u64, Positions)>,
         durable: bool,
@@ -114,6 +122,7 @@ impl Order {
             logs.push(RaftLog::new(LogId(at as u8), &config, log, start[at], &logger)?);
         }
         let mut order = Order {
+            membership: Membership::new(config.me, config.replicas, count, identity, config.planted),
             peers: (1..=config.replicas).map(|_| Peer::default()).collect(),
             rounds: (0..engine.topology.streams).map(|_| Rounds::default()).collect(),
             leaders: vec![0; count],
@@ -177,7 +186,11 @@ impl Order {
             return Err(refused("message's log or sender"));
         }
         for (log, message) in &frame.messages {
-            self.logs[log.index()].check(message).map_err(refused)?;
+            let log = &self.logs[log.index()];
+            // A former incarnation was promised it; it is passed over.
+            if self.membership.is_established() || !log.commits_what_is_not_here(message) {
+                log.check(message).map_err(refused)?;
+            }
         }
         let is_other = |system: &System| matches!(system, System::Genesis { digest } if *digest != self.config.genesis);
         if frame.systems.iter().any(is_other) {
@@ -188,6 +201,12 @@ impl Order {
                 return Err(refused("batch's log"));
             }
             check_batch(self.engine.topology.groups_of(*log), *log, batch)?;
+        }
+        if let Some(greeting) = frame.greeting {
+            self.on_greeting(from, &greeting);
+        }
+        if !self.membership.takes_part() {
+            return Ok(());
         }
         for (log, message) in frame.messages {
             self.on_message(log, message);
@@ -235,7 +254,12 @@ impl Order {
                 return self.serve_held_snapshot(log.index());
             }
         }
-        if message.get_msg_type() == MessageType::MsgTimeoutNow && raft_log.is_restarting() {
+        let is_ignored = match message.get_msg_type() {
+            MessageType::MsgTimeoutNow => raft_log.is_restarting() || !self.membership.may_vote(),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => !self.membership.may_vote(),
+            _ => raft_log.commits_what_is_not_here(&message),
+        };
+        if is_ignored {
             return;
         }
         if message.get_msg_type() == MessageType::MsgReadIndex && !raft_log.is_leader() {
@@ -259,6 +283,20 @@ impl Order {
         }
     }
 
+    /// A leader's time goes by heartbeats, so that those of all logs and the report ride in one frame.
+    fn tick_logs(&mut self, is_heartbeat: bool) {
+        for log in self.logs.iter_mut().filter(|log| !log.is_restarting()) {
+            let ticks = match log.is_leader() {
+                false => 1,
+                true if is_heartbeat => self.config.heartbeat_ticks,
+                true => 0,
+            };
+            for _ in 0..ticks {
+                log.node.tick();
+            }
+        }
+    }
+
     /// One tick has passed; `now_ms` is the wall clock in milliseconds since 1970.
     pub fn tick(&mut self, now_ms: u64) {
         self.tick += 1;
@@ -266,20 +304,13 @@ impl Order {
         self.engine.set_wall_clock(now_ms);
         let heartbeat_ticks = u64::from(self.config.heartbeat_ticks);
         let is_heartbeat = self.tick % heartbeat_ticks == 0;
-        for log in self.logs.iter_mut().filter(|log| !log.is_restarting()) {
-            // A leader's time goes by heartbeats, so that those of all logs and the report ride in one frame.
-            let ticks = match log.is_leader() {
-                false => 1,
-                true if is_heartbeat => heartbeat_ticks,
-                true => 0,
-            };
-            for _ in 0..ticks {
-                log.node.tick();
-            }
+        if self.membership.may_vote() {
+            self.tick_logs(is_heartbeat);
+            self.lead();
         }
-        self.lead();
         if is_heartbeat {
             self.report();
+            self.ask_for_places();
             self.drop_delivered();
         }
         self.ask_for_checkpoint();
@@ -403,31 +434,6 @@ impl Order {
         }
     }
 
-    /// A peer has become reachable, or unreachable.
-    pub fn on_peer(&mut self, replica: ReplicaId, connected: bool) {
-        self.peer_mut(replica).connected = connected;
-        for log in self.logs.iter_mut().filter(|log| log.is_leader()) {
-            // Also when it is back: what the library gave out meanwhile went nowhere, and it would wait for that for ever.
-            log.node.report_snapshot(u64::from(replica), SnapshotStatus::Failure);
-            if connected {
-                // It need not wait for the next heartbeat to hear who leads.
-                log.node.ping();
-            }
-        }
-        if connected {
-            return;
-        }
-        self.frames[usize::from(replica) - 1] = Frame::default();
-        for at in 0..self.logs.len() {
-            let log = &mut self.logs[at];
-            log.node.report_unreachable(u64::from(replica));
-            if log.held_snapshot.as_ref().is_some_and(|m| m.from == u64::from(replica)) {
-                log.held_snapshot = None;
-            }
-        }
-        self.on_leader_gone(replica);
-    }
-
     fn send(&mut self, log: LogId, messages: Vec<Message>) {
         for mut message in messages {
             let to = message.to as usize;
@@ -448,6 +454,7 @@ impl Order {
     /// # Errors
     /// `Corrupt` if a committed entry does not decode. The replica then ends.
     pub fn turn(&mut self, actions: &mut Actions) -> Result<(), CoreError> {
+        self.settle_membership();
         // Before anything is proposed: a new leader looks anew for markers that are missing.
         self.note_leaders(actions);
         self.start_rounds();
@@ -462,6 +469,7 @@ impl Order {
         self.note_leaders(actions);
         let fetch = self.logs.iter().find_map(|log| log.held_snapshot.as_ref().map(|m| m.from as ReplicaId));
         actions.fetch_checkpoint = fetch;
+        actions.identity = self.membership.take_change();
         for (at, frame) in self.frames.iter_mut().enumerate() {
             if !frame.is_empty() {
                 actions.frames.push((at as ReplicaId + 1, std::mem::take(frame)));
@@ -649,8 +657,12 @@ impl Order {
         self.logs.iter().zip(0..).map(status).collect()
     }
 
-    /// Whether this replica has delivered all that was committed when it first heard from each log's leader.
+    /// Whether this replica is a full member, and has delivered all that was committed when it first heard from each log's
+    /// leader.
     pub fn has_caught_up(&self) -> bool {
+        if !self.membership.is_established() {
+            return false;
+        }
         let streams = self.engine.topology.streams;
         let has = |(at, target): (usize, &Option<u64>)| match target {
             None => false,

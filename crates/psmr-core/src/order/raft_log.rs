@@ -6,11 +6,15 @@ use crate::config::Config;
 use crate::entry::{encode_system, EntryBuilder, System};
 use crate::error::CoreError;
 use crate::log::{LogRecord, RecoveredLog};
+use crate::message::Place;
 use crate::observe::{Observer, Stage, SAMPLE_EVERY};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
-use raft::{RawNode, StateRole};
+use raft::{Progress, RawNode, SnapshotStatus, StateRole};
 use std::collections::{BTreeSet, VecDeque};
+
+/// Messages with entries to one peer that wait for its answer.
+const MESSAGES_IN_FLIGHT_MAX: usize = 256;
 
 /// What a log wants done after a turn.
 #[derive(Default)]
@@ -59,6 +63,8 @@ pub struct RaftLog {
     restart_turn: Option<u64>,
     /// (index, time) of a proposal that is timed until it is committed.
     timed: Option<(u64, u64)>,
+    /// The turn that writes what `vote_only_after` set; 0: it is durable.
+    bound_turn: u64,
     /// When to stand for election because the connection to the leader broke.
     pub(super) stand_at_tick: Option<u64>,
 }
@@ -93,7 +99,7 @@ impl RaftLog {
             max_election_tick: timeout + 1,
             applied,
             max_size_per_msg: (4 << 20).min(config.pending_bytes_max as u64),
-            max_inflight_msgs: 256,
+            max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
             check_quorum: true,
             pre_vote: true,
             max_uncommitted_size: config.pending_bytes_max as u64,
@@ -116,6 +122,7 @@ impl RaftLog {
             held_snapshot: None,
             restart_turn: None,
             timed: None,
+            bound_turn: 0,
             stand_at_tick: None,
         })
     }
@@ -152,7 +159,7 @@ impl RaftLog {
     pub fn check(&self, message: &Message) -> Result<(), &'static str> {
         let last = self.node.raft.raft_log.last_index();
         match message.get_msg_type() {
-            MessageType::MsgHeartbeat if message.commit > last => Err("heartbeat's commit"),
+            MessageType::MsgHeartbeat if self.commits_what_is_not_here(message) => Err("heartbeat's commit"),
             // Of an earlier term it may be of entries that have been replaced; it is passed over then.
             MessageType::MsgAppendResponse if message.term >= self.term() && self.is_leader() && message.index > last => {
                 Err("acknowledged index")
@@ -165,6 +172,16 @@ impl RaftLog {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether it is a heartbeat that commits beyond the end of the log; the library would end the process over it.
+    pub fn commits_what_is_not_here(&self, message: &Message) -> bool {
+        message.get_msg_type() == MessageType::MsgHeartbeat && message.commit > self.node.raft.raft_log.last_index()
+    }
+
+    /// Whether what is committed, and the term, are durable.
+    pub fn is_settled(&self) -> bool {
+        self.restart_turn.is_none() && self.bound_turn == 0
     }
 
     /// Who leads the log, as far as this replica knows; 0: nobody.
@@ -184,6 +201,47 @@ impl RaftLog {
             StateRole::Follower => "follower",
             StateRole::Candidate => "candidate",
             StateRole::PreCandidate => "candidate",
+        }
+    }
+
+    /// What this replica tells of the log to one that rejoins.
+    pub fn place(&self) -> Place {
+        let raft = &self.node.raft;
+        Place { term: raft.term, leads: self.is_leader() && raft.commit_to_current_term(), committed: raft.raft_log.committed }
+    }
+
+    /// A peer has lost its memory: what it promised in the log does not count any more.
+    pub fn forget_promises(&mut self, replica: ReplicaId) {
+        let next = self.node.raft.raft_log.last_index() + 1;
+        match self.node.raft.state {
+            StateRole::Leader => {
+                self.node.raft.abort_leader_transfer();
+                if let Some(progress) = self.node.raft.mut_prs().get_mut(u64::from(replica)) {
+                    *progress = Progress::new(next, MESSAGES_IN_FLIGHT_MAX);
+                }
+            }
+            // It may have been counted. The vote of the term stays.
+            StateRole::Candidate | StateRole::PreCandidate => self.node.raft.become_follower(self.node.raft.term, 0),
+            StateRole::Follower => {}
+        }
+    }
+
+    /// As leader: a peer listens (again). What the library gave out meanwhile went nowhere, and it would wait for that for ever.
+    pub fn on_listening(&mut self, replica: ReplicaId, listens: bool) {
+        self.node.report_snapshot(u64::from(replica), SnapshotStatus::Failure);
+        if listens {
+            // It need not wait for the next heartbeat to hear who leads.
+            self.node.ping();
+        }
+    }
+
+    /// Sees to it that this replica never votes in `term` or an earlier one: it may have done so and lost the memory of it.
+    pub fn vote_only_after(&mut self, term: u64) {
+        let raft = &mut self.node.raft;
+        if raft.term < term || (raft.term == term && raft.vote != raft.id) {
+            raft.become_follower(term, 0);
+            raft.vote = raft.id;
+            self.bound_turn = u64::MAX;
         }
     }
 
@@ -351,6 +409,9 @@ impl RaftLog {
                 out.records.push(LogRecord::HardState(self.id, self.node.store().hard_state()));
             }
             out.must_sync |= ready.must_sync();
+            if writes && self.bound_turn == u64::MAX {
+                self.bound_turn = turn;
+            }
             let committed = ready.take_committed_entries();
             if let Some(last) = committed.last() {
                 self.committed = last.index;
@@ -387,6 +448,9 @@ impl RaftLog {
                 self.node.on_persist_ready(unsynced.number);
                 messages.extend(unsynced.messages);
             }
+        }
+        if self.bound_turn <= turn {
+            self.bound_turn = 0;
         }
         if self.restart_turn.is_some_and(|restart| restart <= turn) {
             self.restart_turn = None;

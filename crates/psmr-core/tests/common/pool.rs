@@ -12,7 +12,7 @@ use psmr_core::command::{GroupId, GroupSet, SessionId};
 use psmr_core::config::Config;
 use psmr_core::execute::reads::ReadBatch;
 use psmr_core::execute::{Engine, Event, Output};
-use psmr_core::order::{Actions, Order};
+use psmr_core::order::{Actions, Identity, Order};
 use psmr_core::planted::PlantedErrors;
 use psmr_core::routing::Topology;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -75,8 +75,8 @@ impl Pool {
     pub fn start(groups: usize, streams: usize, workers: usize, watch: Watch) -> Pool {
         let topology = Topology::new(groups, streams);
         let engine = Arc::new(Engine::new(1, topology.clone(), Arc::new(Lists::watched(watch)), PlantedErrors::default()));
-        let order =
-            Order::new(Config::new(1, 1, groups, streams), engine.clone(), Vec::new(), None, false).expect("a new replica");
+        let order = Order::new(Config::new(1, 1, groups, streams), engine.clone(), Identity::fresh(1), Vec::new(), None, false)
+            .expect("a new replica");
         let shared = Arc::new(Shared::default());
         let spawn = |_| {
             let (engine, shared) = (engine.clone(), shared.clone());

@@ -8,7 +8,7 @@ use psmr_core::config::Config;
 use psmr_core::deliver::Cursor;
 use psmr_core::execute::{Engine, Event, Output};
 use psmr_core::log::{HardState, LogEntry, LogRecord, LogWrite, RecoveredLog};
-use psmr_core::order::{Order, Positions};
+use psmr_core::order::{Identity, Order, Positions};
 use psmr_core::planted::PlantedErrors;
 use psmr_core::routing::Topology;
 use psmr_core::wire::Reader;
@@ -107,6 +107,8 @@ pub struct Told {
 pub struct Replica {
     /// 1 to n.
     pub id: ReplicaId,
+    /// What it keeps of itself.
+    pub identity: Identity,
     /// Execution side.
     pub engine: Arc<Engine>,
     /// Ordering part.
@@ -134,8 +136,8 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica that starts from `disk`.
-    pub fn start(config: Config, incarnation: u64, disk: Disk) -> Replica {
+    /// A replica that starts from `disk`, for the so many-th time.
+    pub fn start(config: Config, incarnation: u64, identity: Identity, disk: Disk) -> Replica {
         let topology = Topology::new(config.groups, config.streams);
         let executed = Arc::new(Mutex::new(Vec::new()));
         let engine = Arc::new(Engine::new(
@@ -153,10 +155,12 @@ impl Replica {
         let config = Config { seed: incarnation, ..config };
         let checkpoint = disk.checkpoint.as_ref().map(|(cut, positions, _)| (*cut, positions.clone()));
         let seen = checkpoint.as_ref().map_or(vec![0; topology.logs()], |(_, p)| p.iter().map(|(index, _)| *index).collect());
-        let order = Order::new(config, engine.clone(), disk.logs.clone(), checkpoint, true).expect("what was recovered fits");
+        let order = Order::new(config, engine.clone(), identity.clone(), disk.logs.clone(), checkpoint, true)
+            .expect("what was recovered fits");
         let session = SessionId(incarnation << 8 | u64::from(id));
         let mut replica = Replica {
             id,
+            identity,
             proxy: ClientProxy::new(session, id, false, topology, ProxyLimits::default()),
             engine,
             order,

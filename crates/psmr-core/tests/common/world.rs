@@ -7,7 +7,7 @@ use psmr_core::command::{GroupId, GroupSet, LogId, ReplicaId};
 use psmr_core::config::Config;
 use psmr_core::entry::{Entry, System};
 use psmr_core::message::Frame;
-use psmr_core::order::Actions;
+use psmr_core::order::{Actions, Identity, Standing};
 use psmr_core::routing::Topology;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub struct World {
 }
 
 impl World {
-    /// `replicas` replicas that have just started.
+    /// `replicas` replicas that have just started, in a cluster that is founded.
     pub fn new(replicas: u8, groups: usize, streams: usize) -> World {
         World::with_limit(replicas, groups, streams, u64::MAX)
     }
@@ -65,7 +65,9 @@ impl World {
         // Fixed here, so that traces do not depend on what is usual elsewhere.
         let usual = |me| Config { undelivered_bytes_max, ..Config::new(me, replicas, groups, streams) };
         let config = |me| Config { heartbeat_ticks: 2, election_ticks: 10, ..usual(me) };
-        let start = |me| Replica::start(config(me), 0, Disk::default());
+        let standing = || Standing::Established { founding: (1..=u64::from(replicas)).collect() };
+        let identity = |me| Identity { incarnation: u64::from(me), standing: standing() };
+        let start = |me| Replica::start(config(me), 0, identity(me), Disk::default());
         let mut world = World {
             topology: Topology::new(groups, streams),
             now_ms: 1_000_000,
@@ -83,7 +85,7 @@ impl World {
             committed: BTreeMap::new(),
         };
         for a in ids.clone() {
-            ids.clone().filter(|b| *b != a).for_each(|b| world.replica_mut(a).order.on_peer(b, true));
+            ids.clone().filter(|b| *b != a).for_each(|b| world.replica_mut(a).order.on_connected(b, u64::from(b)));
         }
         world
     }
@@ -147,6 +149,9 @@ impl World {
         let replica = self.replica_mut(id);
         replica.order.set_clock(clock_ms);
         replica.order.turn(&mut actions).expect("the replica goes on");
+        if let Some(identity) = actions.identity {
+            replica.identity = identity;
+        }
         replica.ready.extend(actions.ready.iter());
         replica.fetch = actions.fetch_checkpoint;
         let some = actions.write.is_some() || !actions.frames.is_empty() || !actions.ready.is_empty();
@@ -362,7 +367,7 @@ impl World {
             self.cut.insert((from, to));
             self.links.entry((from, to)).or_default().clear();
             if self.lives[usize::from(from) - 1] != Life::Crashed {
-                self.replica_mut(from).order.on_peer(to, false);
+                self.replica_mut(from).order.on_disconnected(to);
             }
         }
     }
@@ -371,7 +376,8 @@ impl World {
     pub fn heal(&mut self, a: ReplicaId, b: ReplicaId) {
         for (from, to) in [(a, b), (b, a)] {
             self.cut.remove(&(from, to));
-            self.replica_mut(from).order.on_peer(to, true);
+            let incarnation = self.replica(to).identity.incarnation;
+            self.replica_mut(from).order.on_connected(to, incarnation);
         }
     }
 
@@ -423,13 +429,20 @@ impl World {
         }
     }
 
+    /// The disk of a crashed replica is replaced by an empty one.
+    pub fn empty(&mut self, id: ReplicaId) {
+        let replica = self.replica_mut(id);
+        replica.disk = Disk::default();
+        replica.identity = Identity::fresh(replica.identity.incarnation + 10);
+    }
+
     /// A crashed replica starts from its disk, and is connected to everybody.
     pub fn restart(&mut self, id: ReplicaId) {
         let at = usize::from(id) - 1;
         self.incarnations[at] += 1;
         let config = self.replica(id).order.config().clone();
-        let disk = std::mem::take(&mut self.replica_mut(id).disk);
-        self.replicas[at] = Replica::start(config, self.incarnations[at], disk);
+        let (disk, identity) = (std::mem::take(&mut self.replica_mut(id).disk), self.replica(id).identity.clone());
+        self.replicas[at] = Replica::start(config, self.incarnations[at], identity, disk);
         self.lives[at] = Life::Running;
         for other in self.ids().into_iter().filter(|other| *other != id) {
             if self.lives[usize::from(other) - 1] != Life::Crashed {

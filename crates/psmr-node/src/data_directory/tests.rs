@@ -8,7 +8,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 fn identity() -> Identity {
-    Identity { cluster: [0xc5; 16], replica: 2, incarnation: 0, genesis: Bytes::from_static(b"\x00\x7f tables") }
+    Identity { cluster: [0xc5; 16], replica: 2, member: Member::fresh(5), genesis: Bytes::from_static(b"\x00\x7f tables") }
 }
 
 fn one_line(error: &E, path: &Path) {
@@ -23,14 +23,32 @@ fn it_is_made_once_and_keeps_its_identity() {
     let mut made = DataDirectory::open_or_create(&path, identity()).expect("create");
     assert_eq!(made.identity(), &identity());
     assert!(made.checkpoints_path().is_dir());
-    made.set_incarnation(7).expect("write");
+    std::fs::create_dir(made.log_path()).expect("log");
+    std::fs::write(made.log_path().join("segment"), b"").expect("log");
+    for standing in [Standing::Fresh { founder: 9 }, Standing::Rejoining, Standing::Established { founding: vec![9, 7, 8] }] {
+        let member = Member { incarnation: 7, standing };
+        made.set_member(member.clone()).expect("write");
+        drop(made);
+        made = DataDirectory::open_or_create(&path, identity()).expect("open");
+        assert_eq!(made.identity().member, member, "that of the directory, not the expected one");
+    }
     drop(made);
     let again = DataDirectory::open_or_create(&path, identity()).expect("open");
-    assert_eq!(again.identity().incarnation, 7, "that of the directory, not the expected one");
     drop(again);
     assert_eq!(DataDirectory::open(&path).expect("open").identity().genesis, identity().genesis);
     assert_eq!(read_identity(&path).expect("read").expect("some").cluster, [0xc5; 16]);
     assert_eq!(cluster_text(&[0xc5; 16]), "c5".repeat(16));
+}
+
+#[test]
+fn a_member_without_its_log_is_refused() {
+    let root = directory();
+    let mut made = DataDirectory::open_or_create(root.path(), identity()).expect("create");
+    made.set_member(Member { incarnation: 5, standing: Standing::Established { founding: vec![4, 5, 6] } }).expect("write");
+    drop(made);
+    let error = DataDirectory::open_or_create(root.path(), identity()).expect_err("no log");
+    assert!(error.to_string().contains("must not vote"), "{error}");
+    one_line(&error, root.path());
 }
 
 #[test]
@@ -105,12 +123,12 @@ fn every_flipped_bit_and_every_truncation_of_the_identity_is_noticed() {
 }
 
 #[test]
-fn a_later_format_is_told_from_damage() {
-    let body = encode(&identity()).replace("format 1\n", "format 2\n");
+fn another_format_is_told_from_damage() {
+    let body = encode(&identity()).replace("format 2\n", "format 3\n");
     let body = &body[..body.rfind("crc32c").expect("checksum")];
     let text = format!("{body}crc32c {:08x}\n", crc32c::crc32c(body.as_bytes()));
     let error = decode(text.as_bytes(), Path::new("/d/identity")).expect_err("later");
-    assert!(matches!(&error, E::UnknownVersion { version, .. } if version == "2"));
+    assert!(matches!(&error, E::UnknownVersion { version, .. } if version == "3"));
     one_line(&error, Path::new("/d/identity"));
 }
 

@@ -15,14 +15,29 @@ pub(super) enum Event {
     AfterRun(ReplicaId, u64, Box<Output>),
     Mail(ReplicaId, u64),
     Persisted(ReplicaId, u64, u64),
-    Peer { replica: ReplicaId, incarnation: u64, peer: ReplicaId, epoch: u64, connected: bool },
-    Frame { from: ReplicaId, to: ReplicaId, epoch: u64, bytes: Bytes },
+    /// A connection is there, to this incarnation of the peer; `None`: it is gone.
+    Peer {
+        replica: ReplicaId,
+        life: u64,
+        peer: ReplicaId,
+        epoch: u64,
+        connected: Option<u64>,
+    },
+    Frame {
+        from: ReplicaId,
+        to: ReplicaId,
+        epoch: u64,
+        bytes: Bytes,
+    },
     Connect(Pair),
     CheckpointDurable(ReplicaId, u64, Rc<Checkpoint>),
     FetchEnds(ReplicaId, u64, Option<Rc<Checkpoint>>),
     Client(usize),
     Fault(usize),
-    Restart { replica: ReplicaId, falls_back: bool },
+    Restart {
+        replica: ReplicaId,
+        falls_back: bool,
+    },
     Resume(ReplicaId),
 }
 

@@ -5,6 +5,7 @@ use crate::history::Home;
 use crate::network::{pair, Pair};
 use crate::node::Live;
 use crate::plan::Fault;
+use crate::service::mix;
 use crate::world::event::Event;
 use psmr_core::command::ReplicaId;
 
@@ -12,7 +13,7 @@ impl World {
     pub(super) fn start(&mut self, replica: ReplicaId, falls_back: bool) -> Result<(), String> {
         let plan = &self.plan;
         let site = &mut self.sites[usize::from(replica) - 1];
-        if site.live.is_some() || site.lost {
+        if site.live.is_some() {
             return Ok(());
         }
         site.incarnations += 1;
@@ -35,16 +36,31 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn crash(&mut self, replica: ReplicaId, keeps_percent: u64) {
-        let durable = self.plan.durable;
+    /// Whether a replica can lose its memory without a majority (of two: both) being without it.
+    fn may_forget(&self, replica: ReplicaId) -> bool {
+        let others = (1..).zip(&self.sites).filter(|(other, _)| *other != replica);
+        let without = others.filter(|(_, site)| !site.disk.is_established()).count();
+        let replicas = self.sites.len();
+        replicas > 1 && without < ((replicas - 1) / 2).max(1)
+    }
+
+    /// Ends a replica, and its memory if `forgets`, or if it has no disk. False: it is not running, or must not forget.
+    pub(super) fn crash(&mut self, replica: ReplicaId, keeps_percent: u64, forgets: bool) -> bool {
+        let forgets = forgets || !self.plan.durable;
+        if forgets && !self.may_forget(replica) {
+            return false;
+        }
+        let seed = self.plan.seed;
         let site = self.site(replica);
         if site.live.take().is_none() {
-            return;
+            return false;
         }
         site.paused = false;
         site.deferred.clear();
         site.disk.crash(keeps_percent);
-        site.lost = !durable;
+        if forgets {
+            site.disk.empty(mix(seed, u64::from(replica) << 32 | site.incarnations) | 1);
+        }
         site.syncing = false;
         let life = site.incarnations;
         self.report.crashes += 1;
@@ -55,6 +71,7 @@ impl World {
         let connections: Vec<usize> =
             (0..self.history.connections.len()).filter(|at| self.history.connections[*at].home == gone).collect();
         connections.into_iter().for_each(|at| self.history.close(at, self.now_us));
+        true
     }
 
     pub(super) fn resume(&mut self, replica: ReplicaId) {
@@ -72,8 +89,14 @@ impl World {
         let now_us = self.now_us;
         match fault {
             Fault::Crash { replica, down_ms, keeps_percent, falls_back } => {
-                self.crash(replica, keeps_percent);
-                self.after(down_ms * 1_000, Event::Restart { replica, falls_back });
+                if self.crash(replica, keeps_percent, false) {
+                    self.after(down_ms * 1_000, Event::Restart { replica, falls_back });
+                }
+            }
+            Fault::Empty { replica, down_ms } => {
+                if self.crash(replica, 0, true) {
+                    self.after(down_ms * 1_000, Event::Restart { replica, falls_back: false });
+                }
             }
             Fault::Pause { replica, for_ms } => {
                 self.site(replica).paused = true;
@@ -98,8 +121,7 @@ impl World {
 
     pub(super) fn connect(&mut self, pair: Pair) {
         let both = [pair.0, pair.1].map(|r| self.site(r).live.is_some() && !self.site(r).paused);
-        if self.network.is_connected(pair) || self.sites[usize::from(pair.0) - 1].lost || self.sites[usize::from(pair.1) - 1].lost
-        {
+        if self.network.is_connected(pair) {
             return;
         }
         let arrivals = if both == [true, true] { self.network.connect(self.now_us, pair) } else { None };
@@ -108,16 +130,16 @@ impl World {
             return self.after(backoff_us, Event::Connect(pair));
         };
         for (arrival, (replica, peer)) in arrivals.into_iter().zip([pair, (pair.1, pair.0)]) {
-            let incarnation = self.site(replica).incarnations;
-            self.at(arrival.at_us, Event::Peer { replica, incarnation, peer, epoch: arrival.epoch, connected: true });
+            let (life, connected) = (self.site(replica).incarnations, Some(self.site(peer).disk.identity.incarnation));
+            self.at(arrival.at_us, Event::Peer { replica, life, peer, epoch: arrival.epoch, connected });
         }
     }
 
     pub(super) fn break_link(&mut self, pair: Pair, notice_us_max: u64) {
         let Some(arrivals) = self.network.break_link(self.now_us, pair, notice_us_max) else { return };
         for (arrival, (replica, peer)) in arrivals.into_iter().zip([pair, (pair.1, pair.0)]) {
-            let incarnation = self.site(replica).incarnations;
-            self.at(arrival.at_us, Event::Peer { replica, incarnation, peer, epoch: arrival.epoch, connected: false });
+            let life = self.site(replica).incarnations;
+            self.at(arrival.at_us, Event::Peer { replica, life, peer, epoch: arrival.epoch, connected: None });
         }
         let backoff_us = self.network.backoff_us();
         self.after(backoff_us, Event::Connect(pair));

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use event::{Due, Event};
 use psmr_core::command::{GroupId, LogId, ReplicaId};
 use psmr_core::message::Frame;
+use psmr_core::order::Standing;
 use psmr_core::planted::Planted;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
@@ -52,6 +53,8 @@ pub struct Report {
     pub checkpoints: u64,
     /// Checkpoints that were installed from a peer.
     pub installs: u64,
+    /// Replicas that had lost their memory and became full members again.
+    pub rejoined: u64,
     /// Simulated time at the end.
     pub simulated_ms: u64,
 }
@@ -69,7 +72,6 @@ struct Site {
     disk: Disk,
     /// It was started so often.
     incarnations: u64,
-    lost: bool,
     skew_ms: i64,
     paused: bool,
     /// What came while it was paused.
@@ -104,11 +106,10 @@ pub struct World {
 impl World {
     /// The world of a plan, before anything has happened.
     pub fn new(plan: Plan, trace: bool) -> World {
-        let site = |skew_ms: &i64| Site {
+        let site = |(replica, skew_ms): (u64, &i64)| Site {
             live: None,
-            disk: Disk::new(plan.streams + 1, plan.planted == Some(Planted::TornBatchAccepted)),
+            disk: Disk::new(mix(plan.seed, replica) | 1, plan.streams + 1, plan.planted == Some(Planted::TornBatchAccepted)),
             incarnations: 0,
-            lost: false,
             skew_ms: *skew_ms,
             paused: false,
             deferred: Vec::new(),
@@ -120,7 +121,7 @@ impl World {
             now_us: 0,
             queue: BinaryHeap::new(),
             sequence: 0,
-            sites: plan.skew_ms.iter().map(site).collect(),
+            sites: (1..).zip(&plan.skew_ms).map(site).collect(),
             network: Network::new(plan.seed, plan.replicas, plan.delay_us),
             schedule: Random::new(plan.seed, Purpose::Schedule),
             disk_random: Random::new(plan.seed, Purpose::Disk),
@@ -211,8 +212,11 @@ impl World {
                 Ok(())
             }),
             Event::Persisted(replica, life, turn) => self.on_persisted(replica, life, turn),
-            Event::Peer { replica, incarnation, peer, epoch, connected } => self.with(replica, incarnation, |live, _, out| {
-                live.on_peer(peer, epoch, connected, out);
+            Event::Peer { replica, life, peer, epoch, connected } => self.with(replica, life, |live, _, out| {
+                match connected {
+                    Some(incarnation) => live.on_connected(peer, epoch, incarnation, out),
+                    None => live.on_disconnected(peer, out),
+                }
                 Ok(())
             }),
             Event::Frame { from, to, epoch, bytes } => self.on_frame(from, to, epoch, bytes),
@@ -261,6 +265,11 @@ impl World {
             self.report.leader_changes += u64::from(before != 0 && before != leader);
         }
         let life = self.site(replica).incarnations;
+        if let Some(identity) = effects.identity {
+            self.log(|| format!("replica {replica}: {identity:?}"));
+            self.report.rejoined += u64::from(self.site(replica).disk.identity.standing == Standing::Rejoining);
+            self.site(replica).disk.identity = identity;
+        }
         for (to, bytes) in effects.frames {
             self.send(replica, to, bytes);
         }
