@@ -5,7 +5,8 @@
 //! sending all kept batches of that log again, in order: groups pass over what they have executed.
 
 use crate::command::{GroupId, GroupSet, LogId, ReplicaId, SessionId};
-use crate::entry::{with_origin, BatchBuilder, BatchHead, Numbers, Section, ROUTING_VERSION_FIRST};
+use crate::entry::ROUTING_VERSION_FIRST;
+use crate::entry::{command_bytes, section_head_bytes, with_origin, BatchBuilder, BatchHead, Numbers, Section};
 use crate::execute::reads::ReadBatch;
 use crate::routing::Topology;
 use crate::service::Replies;
@@ -24,13 +25,22 @@ pub struct ProxyLimits {
     pub refusal_holdoff_ms: u64,
     /// Commands that may be outstanding.
     pub commands_max: usize,
-    /// Bytes of batches that may be outstanding.
+    /// Bytes of commands that may be outstanding, gathered or sent.
     pub bytes_max: usize,
+    /// Bytes of a batch, unless one command is larger; at most `BATCH_BYTES_MAX`.
+    pub batch_bytes: usize,
 }
 
 impl Default for ProxyLimits {
     fn default() -> Self {
-        ProxyLimits { expiry_ms: 60_000, resend_ms: 1_000, refusal_holdoff_ms: 100, commands_max: 1 << 16, bytes_max: 32 << 20 }
+        ProxyLimits {
+            expiry_ms: 60_000,
+            resend_ms: 1_000,
+            refusal_holdoff_ms: 100,
+            commands_max: 1 << 16,
+            bytes_max: 32 << 20,
+            batch_bytes: 1 << 20,
+        }
     }
 }
 
@@ -121,7 +131,12 @@ struct Sent {
 
 #[derive(Debug, Default)]
 struct LogQueue {
+    /// Batches that are full, and not flushed yet.
+    full: Vec<Vec<Gathered>>,
+    /// The batch that commands go to.
     gathered: Vec<Gathered>,
+    /// How many bytes that batch has.
+    gathered_bytes: usize,
     /// Per group, the last gathered section that concerns it.
     last_section: Vec<Option<usize>>,
     sent: VecDeque<Sent>,
@@ -143,7 +158,10 @@ pub struct ClientProxy {
     logs: Vec<LogQueue>,
     reads: Vec<ReadBatch>,
     commands: usize,
-    bytes: usize,
+    /// Of the batches that were sent.
+    sent_bytes: usize,
+    /// Of the batches that are to be flushed.
+    gathered_bytes: usize,
     /// The latest time that the proxy was told.
     now_ms: u64,
 }
@@ -167,7 +185,8 @@ impl ClientProxy {
             reads: (0..topology.groups).map(|_| ReadBatch::default()).collect(),
             topology,
             commands: 0,
-            bytes: 0,
+            sent_bytes: 0,
+            gathered_bytes: 0,
             now_ms: 0,
         }
     }
@@ -184,7 +203,7 @@ impl ClientProxy {
 
     /// Whether no more commands should be offered for now.
     pub fn is_full(&self) -> bool {
-        self.commands >= self.limits.commands_max || self.bytes >= self.limits.bytes_max
+        self.commands >= self.limits.commands_max || self.sent_bytes + self.gathered_bytes >= self.limits.bytes_max
     }
 
     /// How many commands are outstanding.
@@ -192,7 +211,7 @@ impl ClientProxy {
         self.commands
     }
 
-    /// Puts a command in line for its log. `token` comes back with its answer.
+    /// Puts a command in line for its log. `token` comes back with its answer. The payload has `COMMAND_BYTES_MAX` bytes at most.
     ///
     /// # Errors
     /// If it depends on an outstanding command of the connection in another log.
@@ -221,7 +240,7 @@ impl ClientProxy {
             self.lanes[group.index()][numbering as usize].slots.push_back(slot);
         }
         self.commands += 1;
-        self.logs[log.index()].gather(gamma, &numbers, payload, read);
+        self.gathered_bytes += self.logs[log.index()].gather(gamma, &numbers, payload, read, self.limits.batch_bytes);
         Ok(())
     }
 
@@ -257,32 +276,36 @@ impl ClientProxy {
                 self.logs[at].progress_ms = now_ms;
                 self.logs[at].sent.iter().for_each(|sent| each(log, sent.batch.clone()));
             }
-            if !self.logs[at].gathered.is_empty() {
-                let sent = self.build(log, now_ms);
-                self.bytes += sent.batch.len();
-                each(log, sent.batch.clone());
-                let queue = &mut self.logs[at];
-                if queue.sent.is_empty() {
-                    queue.progress_ms = now_ms;
-                }
-                queue.sent.push_back(sent);
+            for mut full in std::mem::take(&mut self.logs[at].full) {
+                self.send(log, &mut full, now_ms, &mut each);
+            }
+            let mut gathered = self.logs[at].take_gathered();
+            if !gathered.is_empty() {
+                self.send(log, &mut gathered, now_ms, &mut each);
+                self.logs[at].gathered = gathered;
             }
         }
+        self.gathered_bytes = 0;
     }
 
-    fn build(&mut self, log: LogId, now_ms: u64) -> Sent {
+    /// Sends a batch of what was gathered, which is empty afterwards.
+    fn send(&mut self, log: LogId, gathered: &mut Vec<Gathered>, now_ms: u64, each: &mut impl FnMut(LogId, Bytes)) {
+        let sent = self.build(log, gathered, now_ms);
+        self.sent_bytes += sent.batch.len();
+        each(log, sent.batch.clone());
+        let queue = &mut self.logs[log.index()];
+        if queue.sent.is_empty() {
+            queue.progress_ms = now_ms;
+        }
+        queue.sent.push_back(sent);
+    }
+
+    fn build(&self, log: LogId, gathered: &mut Vec<Gathered>, now_ms: u64) -> Sent {
         let numbering = self.numbering(log) as usize;
         let expires_ms = self.now_ms.max(now_ms) + self.limits.expiry_ms;
-        let mut builder = BatchBuilder::new(&BatchHead {
-            session: self.session,
-            origin: self.origin,
-            keep_replies: self.keep_replies,
-            routing_version: ROUTING_VERSION_FIRST,
-            expires_ms,
-        });
-        let queue = &mut self.logs[log.index()];
-        let mut lasts = Vec::with_capacity(queue.gathered.len());
-        for gathered in queue.gathered.drain(..) {
+        let mut builder = self.batch(expires_ms);
+        let mut lasts = Vec::with_capacity(gathered.len());
+        for gathered in gathered.drain(..) {
             let lanes = &self.lanes;
             let numbers = gathered
                 .gamma
@@ -297,8 +320,17 @@ impl ClientProxy {
                 builder.multi(gathered.gamma, numbers, &gathered.section);
             }
         }
-        queue.last_section.clear();
         Sent { batch: builder.finish(), lasts, expires_ms }
+    }
+
+    fn batch(&self, expires_ms: u64) -> BatchBuilder {
+        BatchBuilder::new(&BatchHead {
+            session: self.session,
+            origin: self.origin,
+            keep_replies: self.keep_replies,
+            routing_version: ROUTING_VERSION_FIRST,
+            expires_ms,
+        })
     }
 
     fn numbering(&self, log: LogId) -> Numbering {
@@ -374,7 +406,7 @@ impl ClientProxy {
         let is_settled = |sent: &Sent| sent.lasts.iter().all(|(g, last)| lanes[g.index()][numbering as usize].settled >= *last);
         while queue.sent.front().is_some_and(is_settled) {
             if let Some(sent) = queue.sent.pop_front() {
-                self.bytes -= sent.batch.len();
+                self.sent_bytes -= sent.batch.len();
                 queue.progress_ms = 0;
             }
         }
@@ -435,7 +467,20 @@ impl ClientProxy {
 }
 
 impl LogQueue {
-    fn gather(&mut self, gamma: GroupSet, numbers: &[(GroupId, u64)], payload: &[u8], read: bool) {
+    fn take_gathered(&mut self) -> Vec<Gathered> {
+        self.gathered_bytes = 0;
+        self.last_section.clear();
+        std::mem::take(&mut self.gathered)
+    }
+
+    /// Adds a command to the batch, or to the next one if this one would get too large. Returns how many bytes that adds.
+    fn gather(&mut self, gamma: GroupSet, numbers: &[(GroupId, u64)], payload: &[u8], read: bool, batch_bytes: usize) -> usize {
+        let (head_bytes, command_bytes) = (section_head_bytes(gamma), command_bytes(payload));
+        if self.gathered_bytes + head_bytes + command_bytes > batch_bytes && !self.gathered.is_empty() {
+            let full = self.take_gathered();
+            self.full.push(full);
+        }
+        let bytes_before = self.gathered_bytes;
         let last_of = |group: GroupId| self.last_section.get(group.index()).copied().flatten();
         let last = last_of(numbers[0].0).filter(|at| self.gathered[*at].gamma == gamma);
         let at = match last {
@@ -443,23 +488,27 @@ impl LogQueue {
             _ => {
                 let first = numbers.iter().map(|(_, number)| *number).collect();
                 self.gathered.push(Gathered { gamma, first, section: Section::default() });
+                self.gathered_bytes += head_bytes;
                 self.gathered.len() - 1
             }
         };
         self.gathered[at].section.push(payload, read);
+        self.gathered_bytes += command_bytes;
         for (group, _) in numbers {
             if self.last_section.len() <= group.index() {
                 self.last_section.resize(group.index() + 1, None);
             }
             self.last_section[group.index()] = Some(at);
         }
+        self.gathered_bytes - bytes_before
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Entry, EntryBuilder, Item};
+    use crate::config::{BATCH_BYTES_MAX, COMMAND_BYTES_MAX, ENTRY_BYTES_MAX};
+    use crate::entry::{decode_batch, Entry, EntryBuilder, Item};
 
     fn proxy() -> ClientProxy {
         ClientProxy::new(SessionId(1), 1, false, Topology::new(4, 2), ProxyLimits::default())
@@ -506,7 +555,7 @@ mod tests {
             assert_eq!(answer, Answer::Unknown);
             tokens.push(token);
         });
-        assert_eq!((tokens, proxy.outstanding(), proxy.bytes), (vec![1, 2, 3], 0, 0));
+        assert_eq!((tokens, proxy.outstanding(), proxy.sent_bytes), (vec![1, 2, 3], 0, 0));
         proxy.on_leader_change(LogId(0));
         proxy.flush(3, |_, _| panic!("nothing is outstanding"));
     }
@@ -549,6 +598,84 @@ mod tests {
             let Some(Item::Run(run)) = entry.item(GroupId(2), 1) else { panic!() };
             assert_eq!((run.count, run.numbers.first), (1, 3));
         });
+    }
+
+    fn small_proxy(bytes_max: usize, batch_bytes: usize) -> ClientProxy {
+        let limits = ProxyLimits { bytes_max, batch_bytes, ..ProxyLimits::default() };
+        ClientProxy::new(SessionId(1), 1, false, Topology::new(4, 2), limits)
+    }
+
+    #[test]
+    fn a_flush_makes_several_batches_that_keep_the_order_and_the_limit() {
+        let (mut proxy, mut a) = (small_proxy(1 << 20, 1_000), ConnectionOrder::default());
+        let commands = 100u64;
+        for token in 0..commands {
+            let groups: &[u8] = [&[0][..], &[0, 2], &[2]][token as usize % 7 % 3];
+            let payload = vec![0; if token == 50 { 5_000 } else { token as usize }];
+            proxy.ordered(&mut a, gamma(groups), false, &payload, token).unwrap();
+        }
+        let gathered_bytes = proxy.gathered_bytes;
+        let (mut batches, mut next) = (vec![], [1, 0, 1, 0]);
+        proxy.flush(1, |log, batch| {
+            let entry = decode_batch(gamma(&[0, 2]), log, &batch).unwrap();
+            let mut count = |group: GroupId, first: u64, commands: u32| {
+                assert_eq!(first, next[group.index()], "{group:?}");
+                next[group.index()] += u64::from(commands);
+            };
+            for group in [GroupId(0), GroupId(2)] {
+                for item in (0..).map_while(|at| entry.item(group, at)) {
+                    match item {
+                        Item::Run(run) => count(group, run.numbers.first, run.count),
+                        Item::Barrier(at) => {
+                            let barrier = &entry.barriers[*at as usize];
+                            count(group, barrier.numbers_of(group).first, barrier.count);
+                        }
+                    }
+                }
+            }
+            batches.push(batch.len());
+        });
+        let head_bytes = proxy.batch(0).finish().len();
+        assert_eq!(batches.iter().sum::<usize>(), gathered_bytes + batches.len() * head_bytes);
+        assert_eq!((proxy.gathered_bytes, proxy.sent_bytes), (0, batches.iter().sum()));
+        let large: Vec<&usize> = batches.iter().filter(|bytes| **bytes > 1_000 + head_bytes).collect();
+        assert_eq!(large, [&(5_000 + head_bytes + section_head_bytes(gamma(&[0, 2])) + 4)], "alone in its batch");
+        assert!(batches.len() > 5);
+        assert_eq!(next[0] + next[2] - 2, (0..commands).map(|t| [1, 2, 1][t as usize % 7 % 3]).sum::<u64>());
+    }
+
+    #[test]
+    fn the_longest_command_of_all_groups_fits_a_batch() {
+        let groups = crate::command::GROUPS_MAX;
+        let limits = ProxyLimits::default();
+        let mut proxy = ClientProxy::new(SessionId(1), 1, true, Topology::new(groups, groups), limits);
+        proxy.ordered(&mut ConnectionOrder::default(), GroupSet::all(groups), false, &vec![0; COMMAND_BYTES_MAX], 1).unwrap();
+        let mut batches = vec![];
+        proxy.flush(1, |log, batch| batches.push((log, batch)));
+        let [(log, batch)] = &batches[..] else { panic!("{} batches", batches.len()) };
+        assert!(decode_batch(GroupSet::all(groups), *log, batch).is_ok());
+        let mut entry = EntryBuilder::new();
+        entry.push(batch);
+        assert!(entry.weight() <= ENTRY_BYTES_MAX);
+        let longer = Bytes::from(vec![0; BATCH_BYTES_MAX + 1]);
+        assert!(decode_batch(GroupSet::all(groups), *log, &longer).unwrap_err().what.contains("over the limit"));
+    }
+
+    #[test]
+    fn a_proxy_is_full_before_it_is_flushed() {
+        let (mut proxy, mut a) = (small_proxy(1_000, 300), ConnectionOrder::default());
+        let mut token = 0;
+        while !proxy.is_full() {
+            proxy.ordered(&mut a, gamma(&[0]), false, &[0; 100], token).unwrap();
+            token += 1;
+        }
+        assert_eq!(token, 9);
+        let mut batches = 0;
+        proxy.flush(1, |_, _| batches += 1);
+        assert!(batches > 1 && proxy.is_full());
+        proxy.on_replies(GroupId(0), Numbering::Stream, 1, &replies(9), |_, _| ());
+        assert!(!proxy.is_full());
+        assert_eq!((proxy.sent_bytes, proxy.gathered_bytes), (0, 0));
     }
 
     #[test]

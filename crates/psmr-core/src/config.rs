@@ -6,6 +6,16 @@ use crate::planted::PlantedErrors;
 /// The most replicas that a cluster can have.
 pub const REPLICAS_MAX: u8 = 9;
 
+/// The longest payload of a command. All that carries commands is measured by it, so that what one part takes in, the next
+/// can take: command < batch < entry < what a log takes in.
+pub const COMMAND_BYTES_MAX: usize = 8 << 20;
+
+/// The longest batch: one command of `COMMAND_BYTES_MAX`, with what tells its place.
+pub const BATCH_BYTES_MAX: usize = COMMAND_BYTES_MAX + (4 << 10);
+
+/// The longest entry: one batch of `BATCH_BYTES_MAX`. A log has to take it.
+pub const ENTRY_BYTES_MAX: usize = BATCH_BYTES_MAX + (4 << 10);
+
 /// What a replica's protocol part is made with. Times are in ticks; the owner of the replica decides how long a tick is.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -86,6 +96,9 @@ impl Config {
                 "election_ticks is {}, allowed is 3 times heartbeat_ticks ({}) or more",
                 self.election_ticks, self.heartbeat_ticks
             ));
+        }
+        if self.entry_bytes_max > ENTRY_BYTES_MAX {
+            return Err(format!("entry_bytes_max is {}, allowed are at most {ENTRY_BYTES_MAX}", self.entry_bytes_max));
         }
         Ok(())
     }

@@ -13,6 +13,7 @@
 //! A section's commands have consecutive numbers. The numbers count per session, group, and kind of log (stream or cross).
 
 use crate::command::{GroupId, GroupSet, LogId, ReplicaId, SessionId};
+use crate::config::BATCH_BYTES_MAX;
 use crate::service::Command;
 use crate::sync::{AtomicU64, Ordering};
 use crate::wire::{Malformed, Reader, Write};
@@ -294,14 +295,17 @@ impl Entry {
     }
 }
 
-/// Checks a batch that came from elsewhere, before it is proposed to `log`.
+/// Decodes a batch that came from elsewhere, before it is proposed to `log`, as the only one of an entry.
 ///
 /// # Errors
-/// As `Entry::decode`.
-pub fn check_batch(allowed: GroupSet, log: LogId, batch: &Bytes) -> Result<(), Malformed> {
+/// As `Entry::decode`, or if it is longer than `BATCH_BYTES_MAX`.
+pub fn decode_batch(allowed: GroupSet, log: LogId, batch: &Bytes) -> Result<Entry, Malformed> {
+    if batch.len() > BATCH_BYTES_MAX {
+        return Err(Malformed { what: "length of a batch, which is over the limit,", offset: 0 });
+    }
     let mut builder = EntryBuilder::new();
     builder.push(batch);
-    Entry::decode(log, 0, allowed, &builder.finish(0, 0, GroupSet::EMPTY)).map(|_| ())
+    Entry::decode(log, 0, allowed, &builder.finish(0, 0, GroupSet::EMPTY))
 }
 
 fn decode_head(reader: &mut Reader) -> Result<BatchHead, Malformed> {
@@ -385,6 +389,17 @@ impl Section {
         out.u32(self.count);
         out.blob(&self.bytes);
     }
+}
+
+/// How many bytes a section has before its commands.
+pub(crate) fn section_head_bytes(gamma: GroupSet) -> usize {
+    let groups = if gamma.len() == 1 { 2 } else { 9 };
+    groups + 16 * gamma.len() + 8
+}
+
+/// How many bytes a command has in its section.
+pub(crate) fn command_bytes(payload: &[u8]) -> usize {
+    COMMAND_HEAD + payload.len()
 }
 
 /// Builds a batch: the commands of one session for one log.
@@ -578,7 +593,7 @@ mod tests {
     /// Decodes bytes as an entry and as a batch; of an entry, everything that a group would read.
     fn walk(bytes: Vec<u8>) {
         let bytes = Bytes::from(bytes);
-        let _ = check_batch(GroupSet::all(4), LogId(0), &bytes);
+        let _ = decode_batch(GroupSet::all(4), LogId(0), &bytes);
         let Ok(entry) = Entry::decode(LogId(0), 1, GroupSet::all(4), &bytes) else { return };
         for group in GroupSet::all(4).iter() {
             for item in (0..).map_while(|at| entry.item(group, at)) {
@@ -606,7 +621,7 @@ mod tests {
         for (first, is_allowed) in [(u64::MAX - 2, true), (u64::MAX - 1, false)] {
             let mut batch = BatchBuilder::new(&HEAD);
             batch.single(GroupId(0), numbers(first), &section);
-            assert_eq!(check_batch(GroupSet::all(4), LogId(0), &batch.finish()).is_ok(), is_allowed);
+            assert_eq!(decode_batch(GroupSet::all(4), LogId(0), &batch.finish()).is_ok(), is_allowed);
         }
     }
 

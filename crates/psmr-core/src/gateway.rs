@@ -9,6 +9,8 @@ use crate::routing::Topology;
 pub enum Failure {
     /// The command was refused and has not been executed: nothing of it will ever take effect.
     Refused,
+    /// The request is longer than `COMMAND_BYTES_MAX`, and has not been executed.
+    TooLong,
     /// The command may or may not have been executed, now or later within its expiry.
     Unknown,
 }
@@ -81,7 +83,7 @@ pub trait Sink {
     }
     /// Answers at once, without the service.
     fn answer(&mut self, bytes: &[u8]);
-    /// Multicasts a command to γ. `read`: an ordered read, executed only where it is answered. `tag` comes back with the reply.
+    /// Multicasts a command to γ; one that is longer than `COMMAND_BYTES_MAX` fails. `read`: an ordered read, executed only where it is answered. `tag` comes back with the reply.
     fn ordered(&mut self, gamma: GroupSet, read: bool, tag: u32, payload: &[u8]);
     /// A linearizable read of one group, not ordered. `tag` comes back with the reply.
     fn read(&mut self, group: GroupId, tag: u32, payload: &[u8]);

@@ -9,6 +9,7 @@ use common::world::World;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use psmr_core::command::{GroupId, GroupSet, LogId};
+use psmr_core::config::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
 use psmr_core::entry::System;
 use psmr_core::message::{Frame, Greeting, Place, Position, Report};
 use psmr_core::order::{Actions, Standing};
@@ -199,4 +200,18 @@ fn another_genesis_is_refused() {
     let mut world = world();
     let frame = Frame { systems: vec![System::Genesis { digest: 0xbad }], ..Frame::default() };
     assert!(world.replica_mut(1).order.on_frame(2, frame).is_err());
+}
+
+#[test]
+fn entries_and_batches_over_the_limit_are_refused() {
+    for (bytes, is_refused) in [(ENTRY_BYTES_MAX, false), (ENTRY_BYTES_MAX + 1, true)] {
+        let mut message = Message { to: 1, from: 2, term: 1, ..Message::default() };
+        message.set_msg_type(MessageType::MsgAppend);
+        message.entries = vec![Entry { term: 1, index: 1, data: vec![0; bytes].into(), ..Entry::default() }].into();
+        let frame = Frame { messages: vec![(LogId(0), message)], ..Frame::default() };
+        assert_eq!(world().replica_mut(1).order.on_frame(2, frame).is_err(), is_refused, "{bytes}");
+    }
+    let frame = Frame { batches: vec![(LogId(0), vec![0; BATCH_BYTES_MAX + 1].into())], ..Frame::default() };
+    let error = world().replica_mut(1).order.on_frame(2, frame).unwrap_err();
+    assert!(error.to_string().contains("over the limit"), "{error}");
 }

@@ -3,12 +3,16 @@
 use crate::clock::wall_ms;
 use psmr_core::client::{ClientProxy, ConnectionOrder};
 use psmr_core::command::{GroupId, GroupSet};
+use psmr_core::config::COMMAND_BYTES_MAX;
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo, Sink, Usage};
 use psmr_core::routing::Topology;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
+
+/// A buffer that was larger for a moment goes back to this size.
+const BUFFER_BYTES_KEPT: usize = 64 << 10;
 
 /// Requests of one connection that may wait for their replies.
 const PENDING_MAX: usize = 16 << 10;
@@ -46,8 +50,6 @@ pub struct Connection {
     pub id: u64,
     order: ConnectionOrder,
     input: Vec<u8>,
-    /// How much of `input` has been taken.
-    taken: usize,
     output: Vec<u8>,
     written: usize,
     /// Since when replies wait for others.
@@ -56,6 +58,8 @@ pub struct Connection {
     /// The number of the first pending request.
     first: u32,
     stalled: Option<Stalled>,
+    /// Requests over the limit, which fail once the gateway has returned.
+    too_long: Vec<u32>,
     /// More may be there to be read.
     readable: bool,
     /// No more requests are taken: the client has gone, or has to go after the replies so far.
@@ -86,13 +90,13 @@ impl Connection {
             id,
             order: ConnectionOrder::default(),
             input: Vec::new(),
-            taken: 0,
             output: Vec::new(),
             written: 0,
             waits_since: None,
             pending: VecDeque::new(),
             first: 0,
             stalled: None,
+            too_long: Vec::new(),
             readable: false,
             closing: false,
             gone: false,
@@ -135,10 +139,11 @@ impl Connection {
             }
         }
         if self.closing {
-            self.taken = self.input.len();
+            self.input.clear();
         }
-        self.input.drain(..self.taken);
-        self.taken = 0;
+        if self.input.len() < BUFFER_BYTES_KEPT {
+            self.input.shrink_to(BUFFER_BYTES_KEPT);
+        }
     }
 
     fn leave(&mut self) {
@@ -160,15 +165,15 @@ impl Connection {
     }
 
     fn take_requests(&mut self, at: u32, lent: &mut Lent<'_>) {
-        if self.closing || self.taken == self.input.len() || self.is_full(lent) {
+        if self.closing || self.input.is_empty() || self.is_full(lent) {
             return;
         }
-        let input = std::mem::take(&mut self.input);
+        let mut input = std::mem::take(&mut self.input);
         // The gateway and the places are both the connection's: the sink has the latter.
         let mut gateway = std::mem::replace(&mut self.gateway, Box::new(NoGateway));
         let mut sink = Requests { connection: self, at, lent };
-        match gateway.on_input(&input[sink.connection.taken..], &mut sink) {
-            Ok(count) => self.taken += count,
+        match gateway.on_input(&input, &mut sink) {
+            Ok(count) => drop(input.drain(..count)),
             Err(last_words) => {
                 sink.answer(&last_words);
                 self.closing = true;
@@ -177,6 +182,9 @@ impl Connection {
         self.closing |= gateway.wants_close();
         self.gateway = gateway;
         self.input = input;
+        for number in std::mem::take(&mut self.too_long) {
+            self.on_failure(number, Failure::TooLong);
+        }
     }
 
     fn retry_stalled(&mut self, lent: &mut Lent<'_>) {
@@ -243,13 +251,22 @@ impl Connection {
             match self.stream.write(&self.output[self.written..]) {
                 Ok(0) => self.leave(),
                 Ok(count) => self.written += count,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return self.forget_written(),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.leave(),
             }
         }
         self.output.clear();
+        self.output.shrink_to(BUFFER_BYTES_KEPT);
         self.written = 0;
+    }
+
+    /// To a client that never reads all there is, more and more is written.
+    fn forget_written(&mut self) {
+        if self.written >= OUTPUT_BYTES_MAX {
+            self.output.drain(..self.written);
+            self.written = 0;
+        }
     }
 
     /// Whether nothing more will come of it.
@@ -270,6 +287,15 @@ impl Requests<'_, '_> {
         let number = self.connection.first.wrapping_add(self.connection.pending.len() as u32);
         self.connection.pending.push_back(Place { tag, reply: None });
         u64::from(self.at) << 32 | u64::from(number)
+    }
+
+    /// Whether a request is over the limit: its place then gets a failure, and nothing of it goes on.
+    fn is_too_long(&mut self, payload: &[u8], token: u64) -> bool {
+        let is_too_long = payload.len() > COMMAND_BYTES_MAX;
+        if is_too_long {
+            self.connection.too_long.push(token as u32);
+        }
+        is_too_long
     }
 }
 
@@ -304,6 +330,9 @@ impl Sink for Requests<'_, '_> {
 
     fn ordered(&mut self, gamma: GroupSet, read: bool, tag: u32, payload: &[u8]) {
         let token = self.place(tag);
+        if self.is_too_long(payload, token) {
+            return;
+        }
         self.lent.timed.get_or_insert_with(|| (token, Instant::now()));
         if self.lent.proxy.ordered(&mut self.connection.order, gamma, read, payload, token).is_err() {
             self.connection.stalled = Some(Stalled { gamma, read, payload: payload.to_vec(), token });
@@ -312,6 +341,9 @@ impl Sink for Requests<'_, '_> {
 
     fn read(&mut self, group: GroupId, tag: u32, payload: &[u8]) {
         let token = self.place(tag);
+        if self.is_too_long(payload, token) {
+            return;
+        }
         self.lent.proxy.read(&self.connection.order, group, payload, token);
     }
 

@@ -10,8 +10,8 @@ use crate::native::{self, AddressBook, FromClient, FromReplica, Hello, Kind, Ref
 use crate::router::{ClientInput, Router};
 use bytes::{Bytes, BytesMut};
 use mio::net::TcpStream;
-use psmr_core::command::{GroupId, GroupSet, LogId, ReplicaId, SessionId};
-use psmr_core::entry::{Entry, EntryBuilder, Item, Numbers};
+use psmr_core::command::{GroupId, LogId, ReplicaId, SessionId};
+use psmr_core::entry::{decode_batch, Item, Numbers};
 use psmr_core::execute::reads::ReadBatch;
 use psmr_core::execute::{Engine, Event};
 use psmr_core::routing::Topology;
@@ -23,6 +23,9 @@ use std::sync::Arc;
 
 /// Bytes of replies that a client may leave unread before nothing more is taken from it.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
+
+/// A buffer that was larger for a moment goes back to this size.
+const BUFFER_BYTES_KEPT: usize = 64 << 10;
 
 /// Reads of one connection that may wait for their replies.
 const READS_MAX: usize = 1 << 16;
@@ -85,6 +88,8 @@ pub struct NativeConnection {
     input: BytesMut,
     output: Vec<u8>,
     written: usize,
+    /// The system took no more output when it was last asked.
+    is_blocked: bool,
     /// More may be there to be read.
     readable: bool,
     reads_outstanding: usize,
@@ -105,6 +110,7 @@ impl NativeConnection {
             input: BytesMut::new(),
             output: Vec::new(),
             written: 0,
+            is_blocked: false,
             readable: false,
             reads_outstanding: 0,
             addresses_version: 0,
@@ -212,7 +218,7 @@ impl NativeConnection {
 
     /// Whether there is output that the system has not refused yet.
     fn has_output(&self) -> bool {
-        self.written == 0 && !self.output.is_empty()
+        !self.is_blocked && !self.output.is_empty()
     }
 
     /// Writes what waits. False: the connection is at its end.
@@ -221,14 +227,28 @@ impl NativeConnection {
             match self.stream.write(&self.output[self.written..]) {
                 Ok(0) => return false,
                 Ok(count) => self.written += count,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_blocked = true;
+                    self.forget_written();
+                    return true;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,
             }
         }
         self.output.clear();
+        self.output.shrink_to(BUFFER_BYTES_KEPT);
         self.written = 0;
+        self.is_blocked = false;
         true
+    }
+
+    /// To a client that never reads all there is, more and more is written.
+    fn forget_written(&mut self) {
+        if self.written >= OUTPUT_BYTES_MAX {
+            self.output.drain(..self.written);
+            self.written = 0;
+        }
     }
 
     fn refuse(&mut self, code: RefusalCode, text: String) {
@@ -247,7 +267,7 @@ impl NativeConnection {
             let frame = match native::decode::<Kind>(&mut self.input) {
                 Ok(None) => break,
                 Ok(Some((kind, body))) => FromClient::read(kind, body).map_err(|e| e.to_string()),
-                Err(what) => Err(what.into()),
+                Err(what) => Err(what),
             };
             let handled = frame.and_then(|frame| self.on_frame(frame, at, parts, inputs));
             if let Err(text) = handled {
@@ -350,10 +370,7 @@ fn check_batch(
     if log.index() >= topology.logs() {
         return Err(format!("a batch for log {}, which does not exist", log.0));
     }
-    let mut builder = EntryBuilder::new();
-    builder.push(batch);
-    let entry = builder.finish(0, 0, GroupSet::EMPTY);
-    let entry = Entry::decode(log, 1, topology.groups_of(log), &entry).map_err(|e| e.to_string())?;
+    let entry = decode_batch(topology.groups_of(log), log, batch).map_err(|e| e.to_string())?;
     let [head] = entry.heads[..] else { return Err(format!("{} batches in one frame", entry.heads.len())) };
     if head.session != session {
         return Err("a batch of another session".into());

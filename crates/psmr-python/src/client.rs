@@ -3,7 +3,7 @@
 use crate::gate::{Error, Signals};
 use crate::reply::PyReply;
 use crate::services;
-use psmr_core::config::Config;
+use psmr_core::config::{Config, COMMAND_BYTES_MAX};
 use psmr_node::client::{self, ClientError, ClientOptions};
 use psmr_node::node::{Node, NodeConfig};
 use psmr_services::resp::client as resp;
@@ -84,6 +84,10 @@ impl Shared {
             return Err(Error::Usage("a command needs a name".into()).into());
         }
         let request = resp::encode(arguments);
+        if request.len() > COMMAND_BYTES_MAX {
+            // The gateway would make it the connection's end.
+            return Err(Error::from(ClientError::TooLong { bytes: request.len(), max: COMMAND_BYTES_MAX }).into());
+        }
         let mut client = self.take()?;
         let outcome = Signals::watch(py, |called_off| client.execute_unless(&request, called_off));
         self.give_back(client);

@@ -126,10 +126,29 @@ fn keys_and_requests_have_limits() {
 }
 
 #[test]
+fn a_request_over_the_limit_gets_an_error_in_its_place_and_the_connection_goes_on() {
+    let mut connection = Connection::with(1, 16, Limits { bulk_bytes_max: 60, request_bytes_max: 100, ..Limits::default() });
+    let value = [b'x'; 60];
+    let requests = [&request(&[b"SET", b"k", b"1"])[..], &request(&[b"MSET", b"k", &value, b"j", &value]), b"GET k\r\n"];
+    assert_eq!(connection.send(&requests.concat()), b"+OK\r\n-ERR command longer than 100 bytes\r\n$1\r\n1\r\n");
+    let long: Vec<&[u8]> = std::iter::repeat_n(&b"k"[..], 50).collect();
+    assert_eq!(connection.send(&request(&long)), b"-ERR command longer than 100 bytes\r\n");
+    assert_eq!(connection.words("EXISTS k j"), ":1\r\n");
+    // What is passed over has to be a request all the same.
+    assert_eq!(connection.send(b"*3\r\n$60\r\n"), b"");
+    assert_eq!(
+        connection.send(&[&value[..], b"\r\n$60\r\n", &value, b"\r\n$61\r\n"].concat()),
+        b"-ERR Protocol error: invalid bulk length\r\n"
+    );
+    assert!(connection.is_closed);
+}
+
+#[test]
 fn failures_are_told_apart() {
     let mut connection = Connection::new(1);
     assert!(connection.failure(Failure::Refused).starts_with("-TRYAGAIN "));
     assert!(connection.failure(Failure::Unknown).starts_with("-UNKNOWN "));
+    assert_eq!(connection.failure(Failure::TooLong), "-ERR command longer than 8388608 bytes\r\n");
 }
 
 #[test]
@@ -225,10 +244,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_bytes_are_answered_or_refused_the_same_however_they_are_split(input in noise(), cuts in prop::collection::vec(0..200usize, 0..4)) {
-        let mut whole = Connection::new(1);
+    fn any_bytes_are_answered_or_refused_the_same_however_they_are_split(
+        input in noise(),
+        cuts in prop::collection::vec(0..200usize, 0..4),
+        request_bytes_max in prop::sample::select(vec![20, 40, 1 << 20]),
+    ) {
+        let limits = Limits { request_bytes_max, ..Limits::default() };
+        let mut whole = Connection::with(1, 16, limits);
         let expected = whole.send(&input);
-        let mut split = Connection::new(1);
+        let mut split = Connection::with(1, 16, limits);
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(input.len())).chain([0, input.len()]).collect();
         cuts.sort_unstable();
         let out: Vec<u8> = cuts.windows(2).flat_map(|range| split.send(&input[range[0]..range[1]])).collect();

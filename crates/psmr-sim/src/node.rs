@@ -124,7 +124,7 @@ impl Live {
             .map_err(|e| e.to_string())?;
         disk.write(LogWrite { turn: 0, records: order.start_records(), must_sync: true });
         let session = SessionId(u64::from(me) << 32 | incarnation);
-        let limits = ProxyLimits { expiry_ms: plan.expiry_ms, ..ProxyLimits::default() };
+        let limits = ProxyLimits { expiry_ms: plan.expiry_ms, batch_bytes: plan.entry_bytes_max, ..ProxyLimits::default() };
         let observed = engine.logs.iter().map(|log| log.committed()).collect();
         Ok(Live {
             incarnation,

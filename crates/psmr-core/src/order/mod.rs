@@ -13,7 +13,7 @@ mod rounds;
 
 use crate::command::{GroupId, GroupSet, LogId, ReplicaId};
 use crate::config::Config;
-use crate::entry::{check_batch, Entry, System};
+use crate::entry::{decode_batch, Entry, System};
 use crate::error::CoreError;
 use crate::execute::Engine;
 use crate::log::{LogRecord, LogWrite, RecoveredLog};
@@ -200,7 +200,7 @@ impl Order {
             if log.index() >= log_count {
                 return Err(refused("batch's log"));
             }
-            check_batch(self.engine.topology.groups_of(*log), *log, batch)?;
+            decode_batch(self.engine.topology.groups_of(*log), *log, batch)?;
         }
         if let Some(greeting) = frame.greeting {
             self.on_greeting(from, &greeting);

@@ -2,7 +2,7 @@
 
 use super::mirror::{to_log_entry, Mirror};
 use crate::command::{GroupSet, LogId, ReplicaId};
-use crate::config::Config;
+use crate::config::{Config, ENTRY_BYTES_MAX};
 use crate::entry::{encode_system, EntryBuilder, System};
 use crate::error::CoreError;
 use crate::log::{LogRecord, RecoveredLog};
@@ -152,13 +152,15 @@ impl RaftLog {
             && !self.is_restarting()
     }
 
-    /// Whether a peer can have sent the message: the library ends the process over what contradicts its log.
+    /// Whether a peer can have sent the message: the library ends the process over what contradicts its log, and the log's
+    /// storage over an entry that is too long.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn check(&self, message: &Message) -> Result<(), &'static str> {
         let last = self.node.raft.raft_log.last_index();
         match message.get_msg_type() {
+            _ if message.entries.iter().any(|entry| entry.data.len() > ENTRY_BYTES_MAX) => Err("length of an entry"),
             MessageType::MsgHeartbeat if self.commits_what_is_not_here(message) => Err("heartbeat's commit"),
             // Of an earlier term it may be of entries that have been replaced; it is passed over then.
             MessageType::MsgAppendResponse if message.term >= self.term() && self.is_leader() && message.index > last => {

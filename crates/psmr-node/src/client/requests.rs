@@ -2,9 +2,9 @@
 
 use super::ClientError;
 use crate::clock::wall_ms;
-use crate::native::PAYLOAD_BYTES_MAX;
 use psmr_core::client::{Answer, ClientProxy, ConnectionOrder};
 use psmr_core::command::{GroupId, GroupSet};
+use psmr_core::config::COMMAND_BYTES_MAX;
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo, Sink};
 use psmr_core::routing::Topology;
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 /// Requests that may be without a reply at once.
 const PLACES_MAX: usize = 16 << 10;
 
-/// Bytes that are gathered before they have to be sent: a batch with one more command still fits a frame.
+/// Bytes that are gathered before they have to be sent: reads with one more still fit a frame.
 const GATHERED_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +101,8 @@ impl Requests {
     }
 
     fn ask(&mut self, tag: u32, ask: Ask) {
-        if ask.payload.len() > PAYLOAD_BYTES_MAX {
-            let error = ClientError::TooLong { bytes: ask.payload.len(), max: PAYLOAD_BYTES_MAX };
+        if ask.payload.len() > COMMAND_BYTES_MAX {
+            let error = ClientError::TooLong { bytes: ask.payload.len(), max: COMMAND_BYTES_MAX };
             self.add(tag, State::Failed(error));
             return;
         }

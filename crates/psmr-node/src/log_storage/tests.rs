@@ -307,6 +307,12 @@ fn the_largest_entry_fits_and_one_byte_more_does_not() {
     assert_eq!(open(&path).1[0].entries.len(), 3);
 }
 
+#[test]
+fn a_replicas_log_takes_the_longest_entry_that_can_be_proposed() {
+    let logs = psmr_core::command::GROUPS_MAX + 1;
+    assert!(record_bytes_max(&FileLogOptions::default(), logs) >= record_bytes(psmr_core::config::ENTRY_BYTES_MAX));
+}
+
 /// Records of 104 bytes, of which 37 end at a page's end, behind a segment's header and state. So 37 of them are written
 /// without zeros behind them, and what stood there before decides what is read next.
 const PAYLOAD_BYTES: usize = 64;

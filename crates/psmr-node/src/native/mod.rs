@@ -26,6 +26,7 @@ pub use opening::{Hello, Refusal, RefusalCode, Welcome};
 pub use traffic::{FromClient, FromReplica};
 
 use crate::frame::FrameKind;
+use psmr_core::config::{BATCH_BYTES_MAX, COMMAND_BYTES_MAX};
 
 pub use crate::frame::{decode, encode};
 
@@ -34,9 +35,6 @@ pub const GREETING: &[u8; 6] = b"\0PSMR\x01";
 
 /// How much of the greeting is the magic.
 pub const MAGIC_BYTES: usize = 5;
-
-/// The longest payload of a command: a batch with it stays within a frame.
-pub const PAYLOAD_BYTES_MAX: usize = 32 << 20;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +91,10 @@ impl FrameKind for Kind {
     fn body_bytes_max(self) -> usize {
         match self {
             Kind::Question | Kind::Hello => 4 << 10,
-            Kind::Batch | Kind::Reads => 2 * PAYLOAD_BYTES_MAX,
+            // A byte says the log.
+            Kind::Batch => 1 + BATCH_BYTES_MAX,
+            // What was gathered, one more read, and what tells their places.
+            Kind::Reads => 2 * COMMAND_BYTES_MAX,
             // Replies to a whole batch of reads come in one frame.
             _ => 1 << 30,
         }

@@ -20,6 +20,7 @@ use crate::kv::place_of;
 use crate::kv::reply::{split_reply, KvError, Reply};
 use parse::{Parsed, Parser, Span};
 use psmr_core::command::GroupSet;
+use psmr_core::config::COMMAND_BYTES_MAX;
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, Sink};
 use table::{find, find_subcommand, Access, CommandSpec};
 use write::Writer;
@@ -27,8 +28,8 @@ use write::Writer;
 /// The version of Redis whose behaviour this is, as clients are told.
 pub const REDIS_VERSION: &str = "7.0.15";
 
-/// What a connection may send. A command with a longer key gets an error; beyond any other limit, the connection gets an error
-/// and is closed, before memory is taken.
+/// What a connection may send. A command with a longer key, or longer as a whole, gets an error; beyond any other limit, the
+/// connection gets an error and is closed. Memory is taken for neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a key.
@@ -37,7 +38,7 @@ pub struct Limits {
     pub bulk_bytes_max: usize,
     /// Arguments of a command, its name included.
     pub arguments_max: usize,
-    /// Bytes of a whole request; at most 4 GiB. The caller must be able to buffer so many.
+    /// Bytes of a whole request; at most 4 GiB. The caller must be able to buffer so many. No command is longer encoded.
     pub request_bytes_max: usize,
     /// Bytes of an inline command, and of the line that says a length.
     pub inline_bytes_max: usize,
@@ -47,9 +48,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             key_bytes_max: 1 << 20,
-            bulk_bytes_max: 16 << 20,
+            bulk_bytes_max: COMMAND_BYTES_MAX,
             arguments_max: 1 << 20,
-            request_bytes_max: 64 << 20,
+            request_bytes_max: COMMAND_BYTES_MAX,
             inline_bytes_max: 64 << 10,
         }
     }
@@ -136,6 +137,13 @@ impl Gateway for RespGateway {
             let rest = &input[taken..];
             let (length, bytes) = match self.parser.parse(rest, &self.limits) {
                 Ok(Parsed::Request(length)) => (length, None),
+                Ok(Parsed::TooLong { length, is_whole }) => {
+                    taken += length;
+                    if is_whole {
+                        self.answer_error(sink, &too_long(self.limits.request_bytes_max));
+                    }
+                    continue;
+                }
                 Ok(Parsed::Line(length)) => (length, Some(std::mem::take(&mut self.parser.line))),
                 Ok(Parsed::Incomplete) => break,
                 Err(error) => return Err(self.last_words(&format!("ERR Protocol error: {}", error.0))),
@@ -180,6 +188,7 @@ impl Gateway for RespGateway {
     fn on_failure(&mut self, tag: u32, failure: Failure, out: &mut Vec<u8>) {
         let mut writer = Writer { out, is_resp3: Form::of_tag(tag).is_resp3 };
         match failure {
+            Failure::TooLong => writer.error(&too_long(self.limits.request_bytes_max)),
             Failure::Refused => writer.error(b"TRYAGAIN The command was refused and has not been executed. Send it again."),
             Failure::Unknown => writer.error(
                 b"UNKNOWN The command may or may not have been executed: the cluster did not answer in time. Read before sending it again.",
@@ -194,6 +203,10 @@ impl Gateway for RespGateway {
     fn wants_close(&self) -> bool {
         self.wants_close
     }
+}
+
+fn too_long(most: usize) -> Vec<u8> {
+    format!("ERR command longer than {most} bytes").into_bytes()
 }
 
 fn error_text(kind: KvError, command: usize) -> Vec<u8> {

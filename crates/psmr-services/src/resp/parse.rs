@@ -27,6 +27,13 @@ pub enum Parsed {
     Request(usize),
     /// A line of so many bytes; its arguments are in `Parser::line`.
     Line(usize),
+    /// So many bytes are of a request that is over the limit: they are to be taken off and forgotten.
+    TooLong {
+        /// How many bytes.
+        length: usize,
+        /// Whether the request ends with them.
+        is_whole: bool,
+    },
     /// More is needed.
     Incomplete,
 }
@@ -52,6 +59,10 @@ pub struct Parser {
     awaited: Option<usize>,
     /// The length of the argument at `offset`, once known.
     length: Option<usize>,
+    /// The request is over the limit: what comes of it is forgotten.
+    is_too_long: bool,
+    /// How many bytes of its present argument are still to be passed over, the line's end included.
+    passing: usize,
 }
 
 impl Parser {
@@ -59,6 +70,9 @@ impl Parser {
     /// more.
     #[inline]
     pub fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+        if self.is_too_long {
+            return self.pass_over(input, limits);
+        }
         if input[0] != b'*' {
             return self.parse_line(input, limits);
         }
@@ -81,7 +95,12 @@ impl Parser {
         while awaited > 0 {
             let Some(span) = self.parse_bulk(input, limits)? else {
                 self.awaited = Some(awaited);
-                return Ok(Parsed::Incomplete);
+                if !self.is_too_long {
+                    return Ok(Parsed::Incomplete);
+                }
+                self.awaited = Some(awaited - 1);
+                self.passing = self.length.take().unwrap_or(0) + 2;
+                return self.pass_over(input, limits);
             };
             self.arguments.push(span);
             awaited -= 1;
@@ -94,31 +113,14 @@ impl Parser {
     fn parse_bulk(&mut self, input: &[u8], limits: &Limits) -> Result<Option<Span>, ProtocolError> {
         let length = match self.length {
             Some(length) => length,
-            None => {
-                let Some(kind) = input.get(self.offset) else { return Ok(None) };
-                if *kind != b'$' {
-                    // Redis looks for the line's end first.
-                    return match number_at(input, self.offset + 1, "too big bulk count string", limits)? {
-                        None => Ok(None),
-                        Some(_) => refuse(&format!("expected '$', got '{}'", char::from(*kind))),
-                    };
-                }
-                let Some((length, next)) = number_at(input, self.offset + 1, "too big bulk count string", limits)? else {
-                    return Ok(None);
-                };
-                let length = match length {
-                    Some(length) if (0..=limits.bulk_bytes_max as i64).contains(&length) => length as usize,
-                    _ => return refuse("invalid bulk length"),
-                };
-                if next + length > limits.request_bytes_max {
-                    return refuse(&format!("request longer than {} bytes", limits.request_bytes_max));
-                }
-                self.offset = next;
-                length
-            }
+            None => match self.parse_length(input, limits)? {
+                Some(length) => length,
+                None => return Ok(None),
+            },
         };
         let end = self.offset + length;
-        if input.len() < end + 2 {
+        self.is_too_long = end + 2 > limits.request_bytes_max;
+        if self.is_too_long || input.len() < end + 2 {
             self.length = Some(length);
             return Ok(None);
         }
@@ -126,6 +128,49 @@ impl Parser {
         self.offset = end + 2;
         self.length = None;
         Ok(Some(span))
+    }
+
+    /// The line at `offset` that says an argument's length.
+    #[inline]
+    fn parse_length(&mut self, input: &[u8], limits: &Limits) -> Result<Option<usize>, ProtocolError> {
+        let Some(kind) = input.get(self.offset) else { return Ok(None) };
+        let Some((length, next)) = number_at(input, self.offset + 1, "too big bulk count string", limits)? else {
+            return Ok(None);
+        };
+        if *kind != b'$' {
+            // Redis looks for the line's end first.
+            return refuse(&format!("expected '$', got '{}'", char::from(*kind)));
+        }
+        match length {
+            Some(length) if (0..=limits.bulk_bytes_max as i64).contains(&length) => {
+                self.offset = next;
+                Ok(Some(length as usize))
+            }
+            _ => refuse("invalid bulk length"),
+        }
+    }
+
+    /// Takes off what has come of a request that is over the limit.
+    fn pass_over(&mut self, input: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+        loop {
+            let step = self.passing.min(input.len() - self.offset);
+            self.offset += step;
+            self.passing -= step;
+            let awaited = self.awaited.unwrap_or(0);
+            if self.passing == 0 && awaited == 0 {
+                self.awaited = None;
+                self.is_too_long = false;
+                return Ok(Parsed::TooLong { length: std::mem::take(&mut self.offset), is_whole: true });
+            }
+            let length = if self.passing == 0 { self.parse_length(input, limits)? } else { None };
+            let Some(length) = length else { break };
+            self.awaited = Some(awaited - 1);
+            self.passing = length + 2;
+        }
+        match std::mem::take(&mut self.offset) {
+            0 => Ok(Parsed::Incomplete),
+            length => Ok(Parsed::TooLong { length, is_whole: false }),
+        }
     }
 
     fn parse_line(&mut self, input: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
@@ -282,6 +327,45 @@ mod tests {
     }
 
     #[test]
+    fn a_request_over_the_limit_is_passed_over_however_it_arrives() {
+        let limits = Limits { bulk_bytes_max: 60, request_bytes_max: 76, ..Limits::default() };
+        let argument = |length: usize| format!("${length}\r\n{}\r\n", "x".repeat(length));
+        // The first has just as many bytes as a request may have, the others are over the limit at various places.
+        let sizes = [[0, 53], [0, 54], [57, 0], [60, 60]];
+        let requests = sizes.map(|sizes| format!("*3\r\n{}{}{}", argument(0), argument(sizes[0]), argument(sizes[1])));
+        assert_eq!((requests[0].len(), requests[1].len()), (76, 77));
+        let input = requests.concat() + "PING\r\n";
+        for step in 1..input.len() {
+            let mut parser = Parser::default();
+            let (mut start, mut found, mut buffered_max) = (0, Vec::new(), 0);
+            for end in (0..input.len()).step_by(step).chain([input.len()]) {
+                buffered_max = buffered_max.max(end - start);
+                while start < end {
+                    match parser.parse(&input.as_bytes()[start..end], &limits).unwrap() {
+                        Parsed::Request(length) => {
+                            found.push(length.to_string());
+                            start += length;
+                        }
+                        Parsed::Line(length) => {
+                            found.push("line".into());
+                            start += length;
+                        }
+                        Parsed::TooLong { length, is_whole } => {
+                            start += length;
+                            found.extend(is_whole.then(|| "too long".into()));
+                        }
+                        Parsed::Incomplete => break,
+                    }
+                }
+            }
+            assert_eq!(found, ["76", "too long", "too long", "too long", "line"], "{step}");
+            // Before its length is known, an argument is not known to be over the limit.
+            let length_bytes = "$60\r\n".len();
+            assert!(buffered_max <= limits.request_bytes_max + length_bytes + step, "{buffered_max} bytes at {step}");
+        }
+    }
+
+    #[test]
     fn limits_are_enforced_before_memory_is_taken() {
         let limits =
             Limits { bulk_bytes_max: 100, request_bytes_max: 150, arguments_max: 3, inline_bytes_max: 64, ..Limits::default() };
@@ -290,7 +374,6 @@ mod tests {
         assert_eq!(refused("*1\r\n$101\r\n"), "invalid bulk length");
         assert_eq!(refused("*1\r\n$-1\r\n"), "invalid bulk length");
         assert_eq!(refused("*1\r\n#1\r\n"), "expected '$', got '#'");
-        assert_eq!(refused(&format!("*2\r\n$99\r\n{}\r\n$99\r\n", "x".repeat(99))), "request longer than 150 bytes");
         assert_eq!(refused(&"x".repeat(65)), "too big inline request");
         assert_eq!(refused(&format!("*{}", "1".repeat(65))), "too big mbulk count string");
         assert_eq!(refused(&format!("*1\r\n${}", "1".repeat(65))), "too big bulk count string");

@@ -1,0 +1,166 @@
+"""What a client may send: up to the limit it executes, beyond it is an error, and neither ends or fills a replica."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+import psmr
+from psmr import ports
+from tests.e2e.support import Local, is_running, run_psmr, wait_until
+
+TIMEOUT_S = 60.0
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """Three durable replicas, which are the same processes at the end and equal."""
+    with Local(tmp_path_factory.mktemp("limits")) as cluster:
+        pids = cluster.pids()
+        yield cluster
+        assert_equal(cluster)
+        assert cluster.pids() == pids
+        assert all(map(is_running, pids))
+
+
+def assert_equal(cluster: Local) -> None:
+    compared = run_psmr("verify", "--connect", cluster.addresses()[0], "--format", "json")
+    assert compared.returncode == 0, compared.stderr
+    found = json.loads(compared.stdout)
+    assert (found["equal"], found["missing"]) == (True, [])
+
+
+def limit_of(cluster: Local) -> int:
+    """Return how many bytes a command may have."""
+    with redis.Redis(port=cluster.port, socket_timeout=TIMEOUT_S, protocol=2) as client:
+        return int(client.config_get("proto-max-bulk-len")["proto-max-bulk-len"])
+
+
+def request(*arguments: bytes) -> bytes:
+    return b"*%d\r\n" % len(arguments) + b"".join(b"$%d\r\n%s\r\n" % (len(each), each) for each in arguments)
+
+
+def set_of(length: int, key: bytes) -> bytes:
+    """Return a SET of so many bytes."""
+    overhead = len(request(b"SET", key, b"x" * MIB)) - MIB
+    made = request(b"SET", key, b"x" * (length - overhead))
+    assert len(made) == length
+    return made
+
+
+class Raw:
+    """A connection to a replica, byte by byte."""
+
+    def __init__(self, cluster: Local, replica: int) -> None:
+        self.socket = socket.create_connection((ports.LOOPBACK, cluster.port + replica - 1), timeout=TIMEOUT_S)
+        self._input = self.socket.makefile("rb")
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._input.close()
+        self.socket.close()
+
+    def line(self) -> bytes:
+        return self._input.readline()
+
+    def ask(self, sent: bytes) -> bytes:
+        self.socket.sendall(sent)
+        return self.line()
+
+
+@pytest.mark.parametrize("replica", [1, 2, 3])
+def test_a_command_up_to_the_limit_executes_and_a_longer_one_gets_an_error(cluster: Local, replica: int) -> None:
+    limit = limit_of(cluster)
+    too_long = b"-ERR command longer than %d bytes\r\n" % limit
+    half = b"x" * (limit // 2 + MIB)
+    with Raw(cluster, replica) as connection:
+        for length in (limit - 1, limit):
+            assert connection.ask(set_of(length, b"long")) == b"+OK\r\n"
+        kept = connection.ask(request(b"STRLEN", b"long"))
+        assert connection.ask(set_of(limit + 1, b"long")) == too_long
+        assert connection.ask(request(b"SET", b"long", b"x" * limit)) == too_long
+        assert connection.ask(request(b"MSET", b"{t}a", half, b"{t}b", half)) == too_long
+        assert connection.ask(request(b"MSET", b"a", half, b"b", half, b"c", half)) == too_long
+        assert connection.ask(request(b"STRLEN", b"long")) == kept
+        # The head suffices: nothing else of it is sent.
+        assert (
+            connection.ask(b"*3\r\n$3\r\nSET\r\n$4\r\nlong\r\n$%d\r\n" % (limit + 1))
+            == b"-ERR Protocol error: invalid bulk length\r\n"
+        )
+        assert connection.line() == b""
+    assert all(map(is_running, cluster.pids()))
+
+
+def test_many_large_commands_at_once_are_all_answered(cluster: Local) -> None:
+    large = [request(b"SET", b"at-once:%d" % number, bytes([number]) * 1_000_000) for number in range(64)]
+    connections = [Raw(cluster, 1 + number % 2) for number in range(len(large))]
+    for connection, sent in zip(connections, large, strict=True):
+        connection.socket.sendall(sent[:-1])
+    for connection in connections:
+        connection.socket.sendall(b"\n")
+    for connection in connections:
+        with connection:
+            assert connection.line() == b"+OK\r\n"
+    with redis.Redis(port=cluster.port + 2, socket_timeout=TIMEOUT_S, protocol=2) as client:
+        assert [client.get(f"at-once:{number}") for number in (0, 63)] == [bytes([number]) * 1_000_000 for number in (0, 63)]
+
+
+def test_the_client_of_the_package_has_the_same_limit(cluster: Local) -> None:
+    limit = limit_of(cluster)
+    overhead = len(request(b"SET", b"native", b"x" * MIB)) - MIB
+    with psmr.connect(cluster.addresses()[1], "kv", timeout_s=TIMEOUT_S) as client:
+        for length in (limit - overhead - 1, limit - overhead):
+            assert client.set("native", b"y" * length)
+        for length in (limit - overhead + 1, limit, limit + 1, 4 * limit):
+            with pytest.raises(psmr.UsageError, match=f"allowed are {limit}"):
+                client.set("native", b"z" * length)
+        with pytest.raises(psmr.UsageError, match=f"allowed are {limit}"):
+            client.mset({"{t}a": b"x" * (limit // 2 + MIB), "{t}b": b"x" * (limit // 2 + MIB)})
+        assert client.get("native") == b"y" * (limit - overhead)
+
+
+def test_many_clients_of_the_package_send_large_commands_at_once(cluster: Local) -> None:
+    stored: list[int] = []
+
+    def store(number: int) -> None:
+        with psmr.connect(cluster.addresses()[number % 3], "kv", timeout_s=TIMEOUT_S) as client:
+            for each in range(4):
+                assert client.set(f"native:{number}:{each}", bytes([number]) * 1_000_000)
+                stored.append(number)
+
+    threads = [threading.Thread(target=store, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(stored) == 64
+
+
+def test_values_that_grow_beyond_the_limit_survive_checkpoints_and_restarts(tmp_path: Path) -> None:
+    with Local(tmp_path) as cluster:
+        limit = limit_of(cluster)
+        part = b"x" * (limit - MIB)
+        with redis.Redis(port=cluster.port, socket_timeout=TIMEOUT_S, protocol=2) as client:
+            for count in (1, 2, 3):
+                assert client.append("grown", part) == count * len(part)
+            # More than makes a replica trim its log.
+            for number in range(60):
+                assert client.set(f"filler:{number % 4}", b"y" * 4 * MIB)
+
+        def checkpoints(replica: int) -> list[Path]:
+            return list(cluster.data.glob(f"**/*{replica}/**/checkpoint-*"))
+
+        wait_until(lambda: len(checkpoints(2)) > 0, TIMEOUT_S, "replica 2 has a checkpoint")
+        cluster.wait_ready(but=cluster.kill(2))
+        with redis.Redis(port=cluster.port + 1, socket_timeout=TIMEOUT_S, protocol=2) as client:
+            assert client.get("grown") == part * 3
+        assert_equal(cluster)
