@@ -21,6 +21,9 @@ const POSITIONS: u32 = 0;
 
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// The longest body of a frame with a chunk: the whole's length and the chunk's place come first.
+pub const CHUNK_BODY_BYTES_MAX: usize = 16 + CHUNK_BYTES;
+
 /// Chunks are added while less than this waits to be sent, so that turns get through.
 const BACKLOG_BYTES: usize = 4 << 20;
 

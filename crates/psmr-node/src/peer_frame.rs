@@ -1,6 +1,7 @@
 //! What goes over a connection between replicas; `frame` has the form.
 
-use crate::frame::FrameKind;
+use crate::checkpoints::CHUNK_BODY_BYTES_MAX;
+use crate::frame::{FrameKind, HEAD_BYTES};
 
 pub use crate::frame::{decode, encode};
 
@@ -20,9 +21,24 @@ pub enum Kind {
     Refusal = 5,
 }
 
+/// The longest body of a frame that only says something about the connection.
+const SHORT_BYTES_MAX: usize = 4 << 10;
+
+/// The longest body of a turn: all logs of a replica that catches up, or of one that has been without a leader.
+const TURN_BYTES_MAX: usize = 256 << 20;
+
+/// The most bytes that are read of the other side before it is known.
+pub const OPENING_BYTES_MAX: usize = HEAD_BYTES + SHORT_BYTES_MAX;
+
 impl FrameKind for Kind {
+    const VERSION: u8 = 1;
+
     fn body_bytes_max(self) -> usize {
-        256 << 20
+        match self {
+            Kind::Hello | Kind::CheckpointRequest | Kind::Refusal => SHORT_BYTES_MAX,
+            Kind::CheckpointChunk => CHUNK_BODY_BYTES_MAX,
+            Kind::Turn => TURN_BYTES_MAX,
+        }
     }
 
     fn to_byte(self) -> u8 {
@@ -38,5 +54,25 @@ impl FrameKind for Kind {
             5 => Some(Kind::Refusal),
             _ => None,
         }
+    }
+}
+
+/// The kind of the first frame of either side, before which nothing else is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening(pub Kind);
+
+impl FrameKind for Opening {
+    const VERSION: u8 = Kind::VERSION;
+
+    fn body_bytes_max(self) -> usize {
+        self.0.body_bytes_max()
+    }
+
+    fn to_byte(self) -> u8 {
+        self.0.to_byte()
+    }
+
+    fn from_byte(byte: u8) -> Option<Opening> {
+        Kind::from_byte(byte).filter(|kind| matches!(kind, Kind::Hello | Kind::Refusal)).map(Opening)
     }
 }

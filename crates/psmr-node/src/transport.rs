@@ -2,7 +2,7 @@
 //! clusters and other versions, and reconnection with backoff. Runs inside the consensus thread.
 
 use crate::congestion::unpace;
-use crate::peer_frame::{self, Kind};
+use crate::peer_frame::{self, Kind, Opening, OPENING_BYTES_MAX};
 use bytes::{Bytes, BytesMut};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
@@ -20,7 +20,7 @@ pub const LISTENER: Token = Token(1);
 const PEERS: usize = 16;
 const GUESTS: usize = 64;
 
-/// Connections that have not said who they are. More are refused.
+/// Connections that have not said who they are. For one more, the oldest has to go.
 const GUESTS_MAX: usize = 16;
 
 /// A guest that has not said who it is by then is shown the door.
@@ -100,14 +100,18 @@ impl Link {
         Link { stream, input: BytesMut::new(), output: Vec::new(), written: 0 }
     }
 
-    /// Reads what has come. False: the connection is at its end.
-    fn fill(&mut self, scratch: &mut [u8]) -> bool {
+    /// Reads what has come, until the input has `bytes_max`. False: the connection is at its end.
+    fn fill(&mut self, scratch: &mut [u8], bytes_max: usize) -> bool {
         loop {
-            match self.stream.read(scratch) {
+            let room = bytes_max.saturating_sub(self.input.len()).min(scratch.len());
+            if room == 0 {
+                return true;
+            }
+            match self.stream.read(&mut scratch[..room]) {
                 Ok(0) => return false,
                 Ok(count) => {
                     self.input.extend_from_slice(&scratch[..count]);
-                    if count < scratch.len() {
+                    if count < room {
                         return true;
                     }
                 }
@@ -244,7 +248,8 @@ impl Transport {
 
     fn accept(&mut self) {
         while let Some(Ok((stream, _))) = self.listener.as_ref().map(TcpListener::accept) {
-            let Some(at) = self.guests.iter().position(Option::is_none) else { continue };
+            let since = |at: &usize| self.guests[*at].as_ref().map(|(_, since)| *since);
+            let Some(at) = (0..GUESTS_MAX).min_by_key(since) else { return };
             let mut link = Link::new(stream);
             let interest = Interest::READABLE | Interest::WRITABLE;
             if self.registry.register(&mut link.stream, Token(GUESTS + at), interest).is_ok() {
@@ -255,18 +260,18 @@ impl Transport {
 
     fn on_guest_event(&mut self, at: usize, happenings: &mut Vec<Happening>) {
         let Some((mut link, since)) = self.guests[at].take() else { return };
-        if !link.fill(&mut self.scratch) {
+        if !link.fill(&mut self.scratch, OPENING_BYTES_MAX) {
             return;
         }
-        let (kind, body) = match peer_frame::decode::<Kind>(&mut link.input) {
-            Ok(Some(frame)) => frame,
+        let hello = match peer_frame::decode(&mut link.input) {
+            Ok(Some((Opening(Kind::Hello), body))) => Hello::read(body),
+            Ok(Some(_)) => Err("it did not say who it is".into()),
             Ok(None) => {
                 self.guests[at] = Some((link, since));
                 return;
             }
-            Err(what) => return self.warn(format!("a connection to the peer port sent {what}; it was closed")),
+            Err(what) => Err(format!("it sent {what}")),
         };
-        let hello = if kind == Kind::Hello { Hello::read(body) } else { Err("it did not say who it is".into()) };
         match hello.and_then(|hello| self.check(hello)) {
             Ok(hello) => {
                 let peer = usize::from(hello.from) - 1;
@@ -324,13 +329,19 @@ impl Transport {
     }
 
     fn on_peer_event(&mut self, at: usize, event: &mio::event::Event, happenings: &mut Vec<Happening>) {
+        let is_greeting = matches!(self.peers[at].state, State::Greeting(_));
         let (State::Greeting(link) | State::Together(link)) = &mut self.peers[at].state else { return };
-        let alive = (!event.is_readable() || link.fill(&mut self.scratch)) && (!event.is_writable() || link.flush());
-        if matches!(self.peers[at].state, State::Greeting(_)) {
+        let bytes_max = if is_greeting { OPENING_BYTES_MAX } else { usize::MAX };
+        let readable = event.is_readable();
+        let mut alive = (!readable || link.fill(&mut self.scratch, bytes_max)) && (!event.is_writable() || link.flush());
+        if is_greeting {
             self.greet(at, happenings);
-        } else {
-            self.receive(at, happenings);
+            if let State::Together(link) = &mut self.peers[at].state {
+                // What follows the greeting may not have been read yet.
+                alive &= link.fill(&mut self.scratch, usize::MAX);
+            }
         }
+        self.receive(at, happenings);
         if !alive {
             self.part(at, happenings);
         }
@@ -340,10 +351,9 @@ impl Transport {
         let State::Greeting(link) = &mut self.peers[at].state else { return };
         let hello = match peer_frame::decode(&mut link.input) {
             Ok(None) => return,
-            Ok(Some((Kind::Hello, body))) => Hello::read(body),
-            Ok(Some((Kind::Refusal, body))) => Err(format!("it says: {}", String::from_utf8_lossy(&body))),
-            Ok(Some(_)) => Err("it did not say who it is".into()),
-            Err(what) => Err(what.into()),
+            Ok(Some((Opening(Kind::Hello), body))) => Hello::read(body),
+            Ok(Some((_, body))) => Err(format!("it says: {}", String::from_utf8_lossy(&body))),
+            Err(what) => Err(format!("it sent {what}")),
         };
         let replica = at as ReplicaId + 1;
         let checked = hello.and_then(|hello| self.check(hello));

@@ -88,6 +88,8 @@ const KINDS: [Kind; 14] = [
 ];
 
 impl FrameKind for Kind {
+    const VERSION: u8 = GREETING[MAGIC_BYTES];
+
     fn body_bytes_max(self) -> usize {
         match self {
             Kind::Question | Kind::Hello => 4 << 10,
