@@ -17,6 +17,9 @@ const BUFFER_BYTES_KEPT: usize = 64 << 10;
 /// Requests of one connection that may wait for their replies.
 const PENDING_MAX: usize = 16 << 10;
 
+/// Bytes of these requests: reads wait as long as there is no quorum.
+const PENDING_BYTES_MAX: usize = 16 << 20;
+
 /// Bytes of replies that a client may leave unread before no more of its requests are taken.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 
@@ -29,6 +32,8 @@ const REPLY_WAIT_BYTES_MAX: usize = 16 << 10;
 /// A request's place in the order of replies.
 struct Place {
     tag: u32,
+    /// Of the request, until it is answered.
+    request_bytes: u32,
     /// The reply's bytes for the client, once it is there.
     reply: Option<SmallVec<[u8; 24]>>,
 }
@@ -55,6 +60,7 @@ pub struct Connection {
     /// Since when replies wait for others.
     waits_since: Option<Instant>,
     pending: VecDeque<Place>,
+    pending_bytes: usize,
     /// The number of the first pending request.
     first: u32,
     stalled: Option<Stalled>,
@@ -94,6 +100,7 @@ impl Connection {
             written: 0,
             waits_since: None,
             pending: VecDeque::new(),
+            pending_bytes: 0,
             first: 0,
             stalled: None,
             too_long: Vec::new(),
@@ -155,6 +162,7 @@ impl Connection {
     fn is_full(&self, lent: &Lent<'_>) -> bool {
         self.stalled.is_some()
             || self.pending.len() >= PENDING_MAX
+            || self.pending_bytes >= PENDING_BYTES_MAX
             || self.output.len() - self.written >= OUTPUT_BYTES_MAX
             || lent.proxy.is_full()
     }
@@ -209,6 +217,7 @@ impl Connection {
     fn fill(&mut self, number: u32, write: impl FnOnce(&mut dyn Gateway, u32, &mut Vec<u8>)) {
         let at = number.wrapping_sub(self.first) as usize;
         let Some(place) = self.pending.get_mut(at).filter(|place| place.reply.is_none()) else { return };
+        self.pending_bytes -= std::mem::take(&mut place.request_bytes) as usize;
         if at == 0 {
             write(&mut *self.gateway, place.tag, &mut self.output);
             self.pending.pop_front();
@@ -283,9 +292,10 @@ struct Requests<'a, 'b> {
 }
 
 impl Requests<'_, '_> {
-    fn place(&mut self, tag: u32) -> u64 {
+    fn place(&mut self, tag: u32, payload: &[u8]) -> u64 {
         let number = self.connection.first.wrapping_add(self.connection.pending.len() as u32);
-        self.connection.pending.push_back(Place { tag, reply: None });
+        self.connection.pending.push_back(Place { tag, request_bytes: payload.len() as u32, reply: None });
+        self.connection.pending_bytes += payload.len();
         u64::from(self.at) << 32 | u64::from(number)
     }
 
@@ -324,12 +334,12 @@ impl Sink for Requests<'_, '_> {
         if self.connection.pending.is_empty() {
             self.connection.output.extend_from_slice(bytes);
         } else {
-            self.connection.pending.push_back(Place { tag: 0, reply: Some(SmallVec::from_slice(bytes)) });
+            self.connection.pending.push_back(Place { tag: 0, request_bytes: 0, reply: Some(SmallVec::from_slice(bytes)) });
         }
     }
 
     fn ordered(&mut self, gamma: GroupSet, read: bool, tag: u32, payload: &[u8]) {
-        let token = self.place(tag);
+        let token = self.place(tag, payload);
         if self.is_too_long(payload, token) {
             return;
         }
@@ -340,7 +350,7 @@ impl Sink for Requests<'_, '_> {
     }
 
     fn read(&mut self, group: GroupId, tag: u32, payload: &[u8]) {
-        let token = self.place(tag);
+        let token = self.place(tag, payload);
         if self.is_too_long(payload, token) {
             return;
         }

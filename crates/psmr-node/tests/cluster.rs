@@ -403,3 +403,26 @@ fn a_peer_s_checkpoint_that_could_not_be_stored_is_fetched_again() {
     let mut back = cluster.connect(3);
     (0..60).for_each(|round| back.read_many(&format!("r{round}:"), 200));
 }
+
+#[test]
+fn a_client_whose_reads_have_to_wait_is_not_read_from_for_ever() {
+    let mut cluster = Cluster::start(false, 64 << 20);
+    cluster.connect(1).write_many("k", 10);
+    (2..=3).for_each(|replica| cluster.stop_node(replica));
+    let mut client = cluster.connect(1);
+    let stream = client.0.get_mut();
+    stream.set_nonblocking(true).unwrap();
+    let line = format!("get {}\n", "k".repeat(1 << 20)).into_bytes();
+    let (mut sent, mut stalled_since) = (0, Instant::now());
+    while stalled_since.elapsed() < Duration::from_secs(1) {
+        match stream.write(&line[sent % line.len()..]) {
+            Ok(count) => (sent, stalled_since) = (sent + count, Instant::now()),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        assert!(sent < 64 << 20, "the replica takes in more and more");
+    }
+    assert!(sent > 8 << 20, "{sent} bytes");
+}

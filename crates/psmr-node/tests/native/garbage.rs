@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use psmr_core::client::{ClientProxy, ConnectionOrder, ProxyLimits};
 use psmr_core::command::{GroupId, GroupSet, LogId, ReplicaId, SessionId};
+use psmr_core::config::BATCH_BYTES_MAX;
 use psmr_core::execute::reads::ReadBatch;
 use psmr_core::routing::Topology;
 use psmr_node::native::{decode, encode, FromClient, FromReplica, Hello, Kind, RefusalCode, Welcome, GREETING};
@@ -185,6 +186,43 @@ fn a_client_that_reads_nothing_is_not_read_from() {
     }
     assert_eq!(ask(&mut cluster.connect(1), "add n 1"), "1");
     assert_eq!(ask(&mut cluster.connect(1), "get n"), "1");
+}
+
+#[test]
+fn a_client_that_never_reads_small_answers_keeps_nobody_waiting() {
+    let cluster = Cluster::start();
+    let mut wires: Vec<Wire> = (0..3).map(|_| Wire::greet(&cluster.address(1))).collect();
+    let mut request = Vec::new();
+    FromClient::Question(Bytes::from_static(br#"{"ask": "nothing that is known"}"#)).write(&mut request);
+    for (number, wire) in wires.iter_mut().enumerate() {
+        wire.stream.set_nonblocking(true).unwrap();
+        // In steps of other sizes, so that the answers end at other places of what the system takes.
+        let step = request.repeat(1 + 7 * number);
+        let (mut sent, mut stalled_since) = (0, Instant::now());
+        while stalled_since.elapsed() < Duration::from_millis(300) {
+            match wire.stream.write(&step[sent % step.len()..]) {
+                Ok(count) => (sent, stalled_since) = (sent + count, Instant::now()),
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            assert!(sent < 64 << 20, "the replica takes in more and more");
+        }
+        let expected = (number + 1).to_string();
+        assert_eq!(ask(&mut cluster.connect(1), "add n 1"), expected);
+    }
+}
+
+#[test]
+fn a_batch_over_the_limit_is_refused_by_its_head() {
+    let cluster = Cluster::start();
+    let (mut wire, _) = Wire::open(&cluster.address(1), SESSION);
+    let mut frame = Vec::new();
+    FromClient::Batch(LogId(0), Bytes::from(vec![0; BATCH_BYTES_MAX + 1])).write(&mut frame);
+    wire.stream.write_all(&frame[..psmr_node::frame::HEAD_BYTES]).unwrap();
+    assert!(wire.refusal().1.contains("longer than is allowed"));
+    assert_eq!(ask(&mut cluster.connect(1), "add n 1"), "1");
 }
 
 /// What somebody may send after a greeting, or instead of it.
