@@ -26,8 +26,16 @@ const GUESTS_MAX: usize = 16;
 /// A guest that has not said who it is by then is shown the door.
 const GUEST_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// A peer that lets this much pile up is disconnected; it catches up from the log.
-const BACKLOG_BYTES_MAX: usize = 256 << 20;
+/// A peer that lets this much pile up and takes nothing of it for so long is disconnected; it catches up from the log. One
+/// that catches up may be sent more in a turn.
+const BACKLOG_BYTES_MAX: usize = 32 << 20;
+const STALL_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// A peer that lets this much pile up is disconnected anyway.
+const BACKLOG_BYTES_END: usize = 256 << 20;
+
+/// A buffer that was larger for a moment goes back to this size.
+const BUFFER_BYTES_KEPT: usize = 4 << 20;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -91,13 +99,15 @@ struct Link {
     input: BytesMut,
     output: Vec<u8>,
     written: usize,
+    /// When the other side last took something, or had taken everything.
+    taken: Instant,
 }
 
 impl Link {
     fn new(stream: TcpStream) -> Link {
         let _ = stream.set_nodelay(true);
         unpace(&stream);
-        Link { stream, input: BytesMut::new(), output: Vec::new(), written: 0 }
+        Link { stream, input: BytesMut::new(), output: Vec::new(), written: 0, taken: Instant::now() }
     }
 
     /// Reads what has come, until the input has `bytes_max`. False: the connection is at its end.
@@ -127,15 +137,41 @@ impl Link {
         while self.written < self.output.len() {
             match self.stream.write(&self.output[self.written..]) {
                 Ok(0) => return false,
-                Ok(count) => self.written += count,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Ok(count) => {
+                    self.written += count;
+                    self.taken = Instant::now();
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.forget_written();
+                    return true;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,
             }
         }
         self.output.clear();
+        self.output.shrink_to(BUFFER_BYTES_KEPT);
         self.written = 0;
+        self.taken = Instant::now();
         true
+    }
+
+    /// To a peer that never takes all there is, more and more is written.
+    fn forget_written(&mut self) {
+        if self.written >= BUFFER_BYTES_KEPT {
+            self.output.drain(..self.written);
+            self.written = 0;
+        }
+    }
+
+    fn backlog(&self) -> usize {
+        self.output.len() - self.written
+    }
+
+    /// Whether the other side takes so little that memory would run out.
+    fn is_stalled(&self) -> bool {
+        let backlog = self.backlog();
+        backlog > BACKLOG_BYTES_END || (backlog > BACKLOG_BYTES_MAX && self.taken.elapsed() > STALL_TIME_MAX)
     }
 }
 
@@ -390,7 +426,7 @@ impl Transport {
     /// How many bytes wait to be sent to a peer.
     pub fn backlog(&self, replica: ReplicaId) -> usize {
         match &self.peers[usize::from(replica) - 1].state {
-            State::Together(link) => link.output.len() - link.written,
+            State::Together(link) => link.backlog(),
             _ => 0,
         }
     }
@@ -399,7 +435,7 @@ impl Transport {
     pub fn flush(&mut self, happenings: &mut Vec<Happening>) {
         for at in 0..self.peers.len() {
             let State::Together(link) = &mut self.peers[at].state else { continue };
-            if !link.flush() || link.output.len() - link.written > BACKLOG_BYTES_MAX {
+            if !link.flush() || link.is_stalled() {
                 self.part(at, happenings);
             }
         }

@@ -13,8 +13,8 @@ use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use raft::{Progress, RawNode, SnapshotStatus, StateRole};
 use std::collections::{BTreeSet, VecDeque};
 
-/// Messages with entries to one peer that wait for its answer.
-const MESSAGES_IN_FLIGHT_MAX: usize = 256;
+/// Messages with entries that may be under way to a peer.
+const MESSAGES_IN_FLIGHT_MAX: usize = 16;
 
 /// What a log wants done after a turn.
 #[derive(Default)]
@@ -98,7 +98,8 @@ impl RaftLog {
             min_election_tick: timeout,
             max_election_tick: timeout + 1,
             applied,
-            max_size_per_msg: (4 << 20).min(config.pending_bytes_max as u64),
+            max_size_per_msg: (1 << 20).min(config.pending_bytes_max as u64),
+            // All that is under way to a peer that takes nothing is in memory.
             max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
             check_quorum: true,
             pre_vote: true,
