@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,10 @@ import pytest
 from tests.e2e.support import Local
 
 _HERE = Path(__file__).parent
+
+if threading.current_thread() is threading.main_thread():
+    # Where the tests run in the background of a shell, it is ignored, and whoever they start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

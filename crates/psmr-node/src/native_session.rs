@@ -28,7 +28,7 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const BUFFER_BYTES_KEPT: usize = 64 << 10;
 
 /// Reads of one connection that may wait for their replies.
-const READS_MAX: usize = 1 << 16;
+const READS_MAX: usize = 8 << 10;
 
 /// How far ahead a command's expiry may be: sessions are remembered until then.
 const EXPIRY_MS_MAX: u64 = 600_000;

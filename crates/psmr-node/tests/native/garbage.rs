@@ -168,10 +168,10 @@ fn a_client_that_reads_nothing_is_not_read_from() {
     let cluster = Cluster::start();
     let (mut wire, _) = Wire::open(&cluster.address(1), SESSION);
     wire.stream.set_nonblocking(true).unwrap();
-    // Each of these reads has a reply of a megabyte: what is taken in is bounded, whatever is sent.
+    // Each of these reads has a reply of 20,000 bytes: what is taken in is bounded, whatever is sent.
     let mut request = Vec::new();
     let mut reads = ReadBatch::default();
-    (0..16).for_each(|token| reads.push(token, [0; 2], [1; 2], b"big 1000000"));
+    (0..16).for_each(|token| reads.push(token, [0; 2], [1; 2], b"big 20000"));
     FromClient::Reads(GroupId(0), reads).write(&mut request);
     let (mut sent, mut stalled_since) = (0, Instant::now());
     while stalled_since.elapsed() < Duration::from_secs(1) {
