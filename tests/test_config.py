@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from psmr.config import Config, example, parse_address
+from psmr.config import Config, example, parse_address, threads_default
 from psmr.errors import UsageError
 
 MEMBERS = """
@@ -77,6 +78,7 @@ def test_the_engine_gets_all_of_it(tmp_path: Path) -> None:
         (f'{SOUND}groups = "16"\n{MEMBERS}', ['groups is "16"', "1 to 64"]),
         (f"{SOUND}groups = 4\nstreams = 5\n{MEMBERS}", ["streams is 5", "1 to 4"]),
         (f"{SOUND}workers = 0\n{MEMBERS}", ["workers is 0", "1 to 64"]),
+        (f"{SOUND}threads = 'both'\n{MEMBERS}", ['threads is "both"', '"shared" or "own"']),
         (f'{SOUND}durability = "disk"\n{MEMBERS}', ['durability is "disk"', '"fsync" or "memory"']),
         (f"{CLUSTER}replica = 1\n{MEMBERS}", ["data is missing", "directory"]),
         (f'{SOUND}listen = "7379"\n{MEMBERS}', ['listen is "7379"', "host:port"]),
@@ -112,3 +114,11 @@ def test_addresses() -> None:
     for wrong in ("", "host", "host:", ":1", "host:0", "host:65536", "host:1x", "host:-1", "host:²"):
         with pytest.raises(ValueError, match=r"^" + wrong.replace("[", r"\[")):
             parse_address(wrong)
+
+
+@pytest.mark.parametrize(("cores", "replicas", "threads"), [(2, 1, "shared"), (4, 1, "own"), (8, 3, "shared"), (12, 3, "own")])
+def test_clients_and_consensus_share_a_thread_where_cores_are_few(
+    monkeypatch: pytest.MonkeyPatch, cores: int, replicas: int, threads: str
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert threads_default(replicas) == threads

@@ -26,7 +26,7 @@ import psutil
 
 from psmr import status
 from psmr.cluster_directory import ClusterDirectory, Layout, last_line, require_free, write_by_rename
-from psmr.config import Config, Member, workers_default
+from psmr.config import Config, Member, threads_default, workers_default
 from psmr.errors import RuntimeFailure, UsageError, of_file
 from psmr.ports import LOOPBACK, choose
 from psmr.process_group import OWN_GROUP
@@ -50,6 +50,8 @@ class Options:
 
     layout: Layout
     workers: int | None = None
+    #: `shared` or `own`; None: by the number of cores.
+    threads: str | None = None
     #: The clients' port of replica 1, the others follow; None lets the system choose all of them.
     port: int | None = PORT_DEFAULT
     #: None: a temporary directory.
@@ -195,6 +197,7 @@ class LocalCluster:
                 groups=identity.groups,
                 streams=identity.streams,
                 workers=self._options.workers or workers_default(),
+                threads=self._options.threads or threads_default(count),
                 durability=identity.durability,
                 data=self._directory.data_path(member.id) if identity.durability == "fsync" else None,
                 listen=member.client,

@@ -22,13 +22,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DURABILITIES", "SERVICES", "Config", "Member", "example", "new_cluster_id", "parse_address"]
+__all__ = ["DURABILITIES", "SERVICES", "THREADS", "Config", "Member", "example", "new_cluster_id", "parse_address"]
 
 SERVICES = ("kv",)
 DURABILITIES = ("fsync", "memory")
+THREADS = ("shared", "own")
 REPLICAS_MAX = 9
 GROUPS_MAX = 64
 WORKERS_MAX = 64
+#: A replica with fewer cores than this for itself has its clients and its consensus in one thread.
+CORES_FOR_OWN_THREADS = 4
 
 _CLUSTER_ID = re.compile(r"[0-9a-f]{32}")
 _T = TypeVar("_T")
@@ -57,6 +60,11 @@ def workers_default() -> int:
     return max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0))))
 
 
+def threads_default(replicas_here: int) -> str:
+    """Threads of their own for clients and for consensus, if each replica on this machine has the cores for that."""
+    return "own" if len(os.sched_getaffinity(0)) >= CORES_FOR_OWN_THREADS * replicas_here else "shared"
+
+
 @dataclass(frozen=True)
 class Member:
     """A replica of the cluster, as the others and the clients reach it."""
@@ -79,6 +87,8 @@ class Config:
     groups: int
     streams: int
     workers: int
+    #: `shared`: one thread has clients, consensus and brief commands; `own`: clients and consensus have a thread each.
+    threads: str
     durability: str
     #: Needed for `fsync`; not used for `memory`.
     data: Path | None
@@ -113,6 +123,7 @@ class Config:
                 "groups": self.groups,
                 "streams": self.streams,
                 "workers": self.workers,
+                "shares_thread": self.threads == "shared",
                 "durability": self.durability,
                 "data": None if self.data is None else str(self.data),
                 "lifeline_fd": self.lifeline_fd,
@@ -129,6 +140,7 @@ class Config:
             f"groups = {self.groups}",
             f"streams = {self.streams}",
             f"workers = {self.workers}",
+            f"threads = {_quote(self.threads)}",
             f"durability = {_quote(self.durability)}",
         ]
         if self.data is not None:
@@ -224,6 +236,7 @@ def _from_table(service: str, values: Mapping[str, object], path: Path) -> Confi
         groups=groups,
         streams=streams,
         workers=table.number("workers", 1, WORKERS_MAX, workers_default()),
+        threads=table.word("threads", THREADS, threads_default(1)),
         durability=durability,
         data=path.parent / data if data else None,
         listen=table.address("listen", own.client),
@@ -277,6 +290,11 @@ streams = 3
 
 # Threads that execute commands: 1 to {WORKERS_MAX}, each replica as it likes. One per core if it is not said.
 workers = 2
+
+# "shared": one thread serves clients and peers, and executes commands that take microseconds: the least CPU per command.
+# "own": clients and consensus have a thread each, and workers execute everything: more commands per second, where there are
+# {CORES_FOR_OWN_THREADS} cores or more. By the number of cores if it is not said.
+# threads = "shared"
 
 # "fsync": an acknowledged command survives a power loss of every machine.
 # "memory": it survives while a majority of the replicas keeps running.

@@ -29,6 +29,7 @@ def configure(directory: Path, port: int, data: Path) -> Path:
         groups=4,
         streams=1,
         workers=1,
+        threads="own",
         durability="fsync",
         data=data,
         listen=address,

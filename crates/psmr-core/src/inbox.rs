@@ -1,5 +1,4 @@
-//! Hand-off of batches to a thread that sleeps between them: a lock per batch, and a wake-up only if there was none since the
-//! receiver looked last.
+//! Hand-off of batches to a thread that sleeps between them: a lock per batch, and a wake-up only for a receiver that sleeps.
 
 use crate::sync::{lock, AtomicBool, Mutex, Ordering};
 
@@ -8,12 +7,13 @@ use crate::sync::{lock, AtomicBool, Mutex, Ordering};
 #[derive(Debug)]
 pub struct Inbox<T> {
     items: Mutex<Vec<T>>,
-    is_woken: AtomicBool,
+    /// The receiver sleeps, or is about to, unless it is woken.
+    is_asleep: AtomicBool,
 }
 
 impl<T> Default for Inbox<T> {
     fn default() -> Self {
-        Inbox { items: Mutex::new(Vec::new()), is_woken: AtomicBool::new(false) }
+        Inbox { items: Mutex::new(Vec::new()), is_asleep: AtomicBool::new(false) }
     }
 }
 
@@ -26,17 +26,34 @@ impl<T> Inbox<T> {
         queue.extend(items);
         let is_new = queue.len() > before;
         drop(queue);
-        is_new && !self.is_woken.swap(true, Ordering::SeqCst)
+        // Looks before it swaps: under load the receiver is awake, and the flag stays in everyone's cache.
+        is_new && self.is_asleep.load(Ordering::SeqCst) && self.is_asleep.swap(false, Ordering::SeqCst)
     }
 
-    /// Takes all items. The receiver is woken for what comes from now on.
+    /// Takes all items.
     pub fn take(&self, into: &mut Vec<T>) {
-        self.is_woken.store(false, Ordering::SeqCst);
         let mut queue = lock(&self.items);
         if into.is_empty() {
             std::mem::swap(&mut *queue, into);
         } else {
             into.append(&mut queue);
         }
+    }
+
+    /// True if the receiver may sleep: whoever puts something from now on wakes it. False: there is something to take.
+    #[must_use]
+    pub fn may_sleep(&self) -> bool {
+        self.is_asleep.store(true, Ordering::SeqCst);
+        // Who puts something now either sees the flag, or left something that is seen here.
+        let may_sleep = lock(&self.items).is_empty();
+        if !may_sleep {
+            self.wake_up();
+        }
+        may_sleep
+    }
+
+    /// The receiver sleeps no more.
+    pub fn wake_up(&self) {
+        self.is_asleep.store(false, Ordering::SeqCst);
     }
 }

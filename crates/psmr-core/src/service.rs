@@ -236,6 +236,12 @@ pub trait Service: Send + Sync + 'static {
     /// The empty state of one group.
     fn partition(&self, group: GroupId, topology: &Topology) -> Box<dyn Partition>;
 
+    /// Whether the command or read with this payload takes microseconds rather than more, whatever the state. Where cores are
+    /// few, such commands are executed by the thread that orders them, which must never be held up; others by workers.
+    fn is_brief(&self, _payload: &[u8]) -> bool {
+        false
+    }
+
     /// Executes one command with |γ| > 1 (synchronous mode), and appends its one reply to `reply`. Deterministic, must not panic.
     fn execute(&self, handles: &mut Handles<'_>, command: Command<'_>, context: &Context, reply: &mut Vec<u8>);
 }

@@ -1,4 +1,5 @@
-//! A client thread: client connections, their gateways, and one client proxy whose session is answered here.
+//! Client connections, their gateways, and one client proxy whose session is answered here. They have a thread of their own,
+//! or, where cores are few, turns in the consensus thread.
 //!
 //! One turn reads all connections that have something, hands reads to their groups and batches to the consensus thread, and
 //! writes the replies that have come.
@@ -11,7 +12,7 @@ use crate::native::{AddressBook, Welcome};
 use crate::native_session::{Fate, NativeConnection, NativeParts};
 use crate::router::{ClientInput, Router};
 use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use psmr_core::client::{Answer, ClientProxy};
 use psmr_core::command::{LogId, SessionId};
 use psmr_core::execute::{Engine, Event};
@@ -24,10 +25,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The token of the mailbox.
-pub const MAILBOX: Token = Token(0);
-const LISTENER: Token = Token(1);
-const CONNECTIONS: usize = 2;
+/// The token of the listener; connections have those after it. Those before it are others'.
+const LISTENER: Token = Token(256);
+const CONNECTIONS: usize = 257;
 
 /// How often the proxy looks at the clock, while commands are outstanding.
 const CLOCK: Duration = Duration::from_millis(100);
@@ -37,6 +37,12 @@ const CLOCK_IDLE: Duration = Duration::from_secs(1);
 
 /// A command without a reply for so long is timed no more.
 const TIMED_MAX: Duration = Duration::from_secs(60);
+
+/// A turn looks at no further connections after this long, so that whoever shares the thread has turns too.
+const TURN_TIME_MAX: Duration = Duration::from_millis(10);
+
+/// Connections that a turn looks at before it looks at the clock.
+const CONNECTIONS_PER_LOOK: usize = 16;
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -51,9 +57,9 @@ enum Seat {
     Native(Box<NativeConnection>),
 }
 
-/// What a client thread is made of.
+/// What clients are served with.
 pub struct Parts {
-    pub poll: Poll,
+    pub registry: Registry,
     pub mailbox: Arc<Mailbox<ClientInput>>,
     pub listener: TcpListener,
     pub proxy: ClientProxy,
@@ -62,7 +68,6 @@ pub struct Parts {
     pub router: Arc<Router>,
     pub node: NodeInfo,
     pub factory: GatewayFactory,
-    pub stopping: Arc<AtomicBool>,
     /// All connections of the replica, for those that list them.
     pub directory: Arc<Mutex<Vec<ClientInfo>>>,
     /// Where clients connect to the replicas.
@@ -71,8 +76,8 @@ pub struct Parts {
     pub welcome: Welcome,
 }
 
-/// The thread's state.
-pub struct ClientThread {
+/// All that a replica has of its clients.
+pub struct Clients {
     parts: Parts,
     native: NativeParts,
     seats: Vec<Seat>,
@@ -88,15 +93,17 @@ pub struct ClientThread {
     next_id: u64,
     scratch: Vec<u8>,
     batches: Vec<Input>,
+    inputs: Vec<ClientInput>,
+    next_clock: Instant,
 }
 
-impl ClientThread {
+impl Clients {
     /// Takes over the parts.
     ///
     /// # Errors
     /// If the listener cannot be polled.
-    pub fn new(mut parts: Parts) -> io::Result<ClientThread> {
-        parts.poll.registry().register(&mut parts.listener, LISTENER, Interest::READABLE)?;
+    pub fn new(mut parts: Parts) -> io::Result<Clients> {
+        parts.registry.register(&mut parts.listener, LISTENER, Interest::READABLE)?;
         parts.router.add(parts.proxy.session(), parts.mailbox.clone());
         let native = NativeParts {
             engine: parts.engine.clone(),
@@ -109,7 +116,7 @@ impl ClientThread {
             sessions: HashMap::new(),
             superseded: Vec::new(),
         };
-        Ok(ClientThread {
+        Ok(Clients {
             parts,
             native,
             seats: Vec::new(),
@@ -122,52 +129,84 @@ impl ClientThread {
             next_id: 1,
             scratch: vec![0; 64 << 10],
             batches: Vec::new(),
+            inputs: Vec::new(),
+            next_clock: Instant::now(),
         })
     }
 
-    /// Runs until the replica is stopped.
+    /// Runs in a thread of its own until the replica is stopped.
     ///
     /// # Errors
     /// If the system does not let it poll.
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run(mut self, mut poll: Poll, stopping: &AtomicBool) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
-        let mut inputs = Vec::new();
-        let mut next_clock = Instant::now();
-        while !self.parts.stopping.load(Ordering::SeqCst) {
-            let mut wait = next_clock.saturating_duration_since(Instant::now());
-            if !self.waiting.is_empty() {
-                wait = wait.min(REPLY_WAIT_MAX);
-            }
+        while !stopping.load(Ordering::SeqCst) {
             // Lets who is ready run first: under load more has come by the time of the poll, and a turn is paid per batch.
             thread::yield_now();
-            match self.parts.poll.poll(&mut events, Some(wait)) {
+            match poll.poll(&mut events, Some(self.prepare_sleep())) {
                 Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
                 _ => {}
             }
-            self.parts.mailbox.take(&mut inputs);
-            inputs.drain(..).for_each(|input| self.on_input(input));
-            for event in &events {
-                match event.token() {
-                    MAILBOX => {}
-                    LISTENER => self.accept(),
-                    Token(token) => self.on_connection_event(token - CONNECTIONS, event),
-                }
-            }
-            if Instant::now() >= next_clock {
-                let is_idle = self.parts.proxy.outstanding() == 0;
-                next_clock = Instant::now() + if is_idle { CLOCK_IDLE } else { CLOCK };
-                self.on_clock();
-            }
-            if self.held_up {
-                self.held_up = false;
-                (0..self.seats.len()).for_each(|at| self.touch_if_held_up(at));
-            }
-            for at in std::mem::take(&mut self.waiting) {
-                self.touch(at);
-            }
-            self.work();
+            self.turn(&events);
         }
         Ok(())
+    }
+
+    /// How long the thread may sleep before the next turn, unless something comes.
+    pub fn prepare_sleep(&self) -> Duration {
+        if !self.touched.is_empty() || !self.parts.mailbox.may_sleep() {
+            return Duration::ZERO;
+        }
+        let wait = self.next_clock.saturating_duration_since(Instant::now());
+        if self.waiting.is_empty() {
+            wait
+        } else {
+            wait.min(REPLY_WAIT_MAX)
+        }
+    }
+
+    /// Does what there is to do. Events that are not of clients are passed over.
+    pub fn turn(&mut self, events: &Events) {
+        self.parts.mailbox.wake_up();
+        self.take_inputs();
+        for event in events {
+            match event.token() {
+                LISTENER => self.accept(),
+                Token(token) if token >= CONNECTIONS => self.on_connection_event(token - CONNECTIONS, event),
+                _ => {}
+            }
+        }
+        let now = Instant::now();
+        if now >= self.next_clock {
+            let is_idle = self.parts.proxy.outstanding() == 0;
+            self.next_clock = now + if is_idle { CLOCK_IDLE } else { CLOCK };
+            self.on_clock();
+        }
+        if self.held_up {
+            self.held_up = false;
+            (0..self.seats.len()).for_each(|at| self.touch_if_held_up(at));
+        }
+        for at in std::mem::take(&mut self.waiting) {
+            self.touch(at);
+        }
+        self.work();
+    }
+
+    /// Takes what other threads have for clients. True if there was something.
+    fn take_inputs(&mut self) -> bool {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        self.parts.mailbox.take(&mut inputs);
+        let is_new = !inputs.is_empty();
+        inputs.drain(..).for_each(|input| self.on_input(input));
+        self.inputs = inputs;
+        is_new
+    }
+
+    /// Writes the replies that have come since the turn.
+    pub fn turn_replies(&mut self) {
+        if self.take_inputs() {
+            self.work();
+        }
     }
 
     fn touch(&mut self, at: usize) {
@@ -196,7 +235,7 @@ impl ClientThread {
                 self.seats.len() - 1
             });
             let interest = Interest::READABLE | Interest::WRITABLE;
-            if self.parts.poll.registry().register(&mut stream, Token(CONNECTIONS + at), interest).is_err() {
+            if self.parts.registry.register(&mut stream, Token(CONNECTIONS + at), interest).is_err() {
                 self.free.push(at);
                 continue;
             }
@@ -323,7 +362,7 @@ impl ClientThread {
         if let Event::ReadsLost { tokens, .. } = &event {
             return self.on_reads_lost(tokens);
         }
-        let ClientThread { seats, touched, is_touched, parts, timed, .. } = self;
+        let Clients { seats, touched, is_touched, parts, timed, .. } = self;
         let mut answer = |token: u64, reply: Answer<'_>| {
             if let Some((_, since)) = timed.take_if(|(timed, _)| *timed == token) {
                 parts.engine.observer.record(Stage::Command, since.elapsed().as_micros() as u64);
@@ -358,7 +397,7 @@ impl ClientThread {
     fn on_clock(&mut self) {
         // Whoever's reply is lost is timed for ever.
         self.timed.take_if(|(_, since)| since.elapsed() > TIMED_MAX);
-        let ClientThread { seats, parts, .. } = self;
+        let Clients { seats, parts, .. } = self;
         let now_ms = steady_ms().max(parts.engine.log_time_ms());
         parts.proxy.on_clock(now_ms, |token, _| {
             if let Some(Seat::Client(connection)) = seats.get_mut((token >> 32) as usize) {
@@ -396,26 +435,31 @@ impl ClientThread {
 
     /// Takes requests of the touched connections, sends what they ask for, and writes the replies.
     fn work(&mut self) {
-        let touched = std::mem::take(&mut self.touched);
-        for at in &touched {
-            self.is_touched[*at] = false;
-            match &self.seats[*at] {
-                Seat::Client(_) => self.work_client(*at),
-                Seat::Native(_) => self.work_native(*at),
+        let mut touched = std::mem::take(&mut self.touched);
+        let since = Instant::now();
+        let mut looked = 0;
+        while looked < touched.len() && (looked % CONNECTIONS_PER_LOOK != 0 || looked == 0 || since.elapsed() < TURN_TIME_MAX) {
+            let at = touched[looked];
+            looked += 1;
+            self.is_touched[at] = false;
+            match &self.seats[at] {
+                Seat::Client(_) => self.work_client(at),
+                Seat::Native(_) => self.work_native(at),
                 Seat::Empty => {}
             }
         }
         self.send();
-        for at in &touched {
-            let Seat::Client(connection) = &mut self.seats[*at] else { continue };
+        for at in touched.drain(..looked) {
+            let Seat::Client(connection) = &mut self.seats[at] else { continue };
             if !connection.flush() {
-                self.waiting.push(*at);
+                self.waiting.push(at);
             } else if connection.is_over() {
-                self.vacate(*at);
+                self.vacate(at);
             }
         }
+        // What was touched meanwhile has its turn after those that were passed over.
+        touched.append(&mut self.touched);
         self.touched = touched;
-        self.touched.clear();
     }
 
     /// Reads first: a read is in its group before a later command of its connection can come there.

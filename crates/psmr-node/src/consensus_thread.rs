@@ -1,7 +1,9 @@
 //! The consensus thread: the ordering part, the connections to peers, and the clock that drives both. It never waits for a
-//! disk or for a worker.
+//! disk or for a worker. Where cores are few it serves the clients too, and executes what is brief: each hand-off to another
+//! thread costs more than that.
 
 use crate::checkpoints::{self, Incoming, Shipment};
+use crate::client_thread::Clients;
 use crate::clock::{wall_ms, TICK};
 use crate::data_directory::DataDirectory;
 use crate::mailbox::Mailbox;
@@ -12,7 +14,7 @@ use crate::timings::Timings;
 use crate::transport::{Happening, Transport};
 use crate::worker_thread::Workers;
 use bytes::Bytes;
-use psmr_core::command::{GroupId, LogId, ReplicaId};
+use psmr_core::command::{GroupId, GroupSet, LogId, ReplicaId};
 use psmr_core::entry::System;
 use psmr_core::execute::{Engine, Output};
 use psmr_core::log::LogWrite;
@@ -26,9 +28,6 @@ use std::sync::mpsc::SyncSender;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// The token of the mailbox.
-pub const MAILBOX: mio::Token = mio::Token(0);
 
 /// Digests that are kept for whoever asks for them.
 const DIGESTS_KEPT: usize = 16;
@@ -85,6 +84,8 @@ pub struct Parts {
     /// To the log thread; `None` in `memory` durability.
     pub log: Option<SyncSender<LogWrite>>,
     pub clients: Vec<Arc<Mailbox<ClientInput>>>,
+    /// Clients that this thread serves itself.
+    pub own_clients: Option<Clients>,
     /// `None` in `memory` durability.
     pub directory: Option<DataDirectory>,
     pub checkpoints: Option<PathBuf>,
@@ -124,6 +125,8 @@ pub struct ConsensusThread {
     /// Something came from another thread before the last turn.
     is_busy: bool,
     rejoins: bool,
+    /// Of groups that this thread runs.
+    output: Output,
 }
 
 impl ConsensusThread {
@@ -131,6 +134,7 @@ impl ConsensusThread {
     pub fn new(parts: Parts) -> ConsensusThread {
         ConsensusThread {
             rejoins: parts.order.identity().standing == Standing::Rejoining,
+            output: Output::new(parts.router.clone()),
             parts,
             next_tick: Instant::now(),
             happenings: Vec::new(),
@@ -152,15 +156,16 @@ impl ConsensusThread {
         let mut inputs = Vec::new();
         loop {
             let ticks = self.ticks_until_due();
-            let wait = (self.next_tick + TICK * (ticks - 1)).saturating_duration_since(Instant::now());
             if ticks == 1 {
                 // Lets who is ready run first: under load more has come by the time of the poll, and a turn is paid per batch.
                 thread::yield_now();
             }
+            let wait = self.prepare_sleep(ticks);
             match self.parts.poll.poll(&mut events, Some(wait)) {
                 Err(e) if e.kind() != std::io::ErrorKind::Interrupted => return Err(format!("polling failed: {e}")),
                 _ => {}
             }
+            self.parts.mailbox.wake_up();
             self.parts.order.set_clock(wall_ms());
             // Before what has come: it is timed by the ticks after it.
             for _ in 1..ticks {
@@ -169,11 +174,12 @@ impl ConsensusThread {
                 }
             }
             for event in &events {
-                if event.token() != MAILBOX {
-                    self.parts.transport.on_event(event, &mut self.happenings);
-                }
+                self.parts.transport.on_event(event, &mut self.happenings);
             }
             self.on_happenings();
+            if let Some(clients) = &mut self.parts.own_clients {
+                clients.turn(&events);
+            }
             self.parts.mailbox.take(&mut inputs);
             self.is_busy = !inputs.is_empty();
             for input in inputs.drain(..) {
@@ -188,6 +194,15 @@ impl ConsensusThread {
             }
             self.turn()?;
         }
+    }
+
+    /// How long the thread may sleep, unless something comes.
+    fn prepare_sleep(&self, ticks: u32) -> Duration {
+        if !self.parts.mailbox.may_sleep() {
+            return Duration::ZERO;
+        }
+        let wait = (self.next_tick + TICK * (ticks - 1)).saturating_duration_since(Instant::now());
+        self.parts.own_clients.as_ref().map_or(wait, |clients| wait.min(clients.prepare_sleep()))
     }
 
     /// How many ticks may pass before the thread has to wake by itself: an idle replica sleeps until its next heartbeat.
@@ -294,7 +309,7 @@ impl ConsensusThread {
             // The log thread ends only after it has said why, which is in the mailbox then.
             let _ = log.send(write);
         }
-        self.parts.workers.schedule(actions.ready);
+        self.execute(actions.ready);
         for log in actions.leader_changes {
             self.parts.clients.iter().for_each(|mailbox| mailbox.post(ClientInput::LeaderChange(log)));
         }
@@ -304,6 +319,17 @@ impl ConsensusThread {
             self.parts.transport.flush(&mut self.happenings);
         }
         Ok(())
+    }
+
+    /// Sees to it that groups are run.
+    fn execute(&mut self, ready: GroupSet) {
+        match &mut self.parts.own_clients {
+            None => self.parts.workers.schedule(ready),
+            Some(clients) => {
+                self.parts.workers.help(ready, &mut self.output);
+                clients.turn_replies();
+            }
+        }
     }
 
     /// It comes before all else that the turn wants done. It is rare, and so may wait for the disk.

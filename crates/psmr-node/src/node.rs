@@ -10,7 +10,7 @@
 
 use crate::checkpoints;
 use crate::client::{Client, ClientError, ClientOptions, Direct};
-use crate::client_thread::{ClientThread, GatewayFactory};
+use crate::client_thread::{Clients, GatewayFactory};
 use crate::clock::wall_ms;
 use crate::congestion::unpace;
 use crate::consensus_thread::{About, ConsensusThread, Input, STOP_TIME_MAX};
@@ -46,6 +46,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+/// The token of the waker of a thread that has mailboxes.
+const WAKER: mio::Token = mio::Token(0);
+
 /// What a replica is started with.
 pub struct NodeConfig {
     /// The protocol's part.
@@ -62,6 +65,8 @@ pub struct NodeConfig {
     pub client_addresses: Vec<Option<String>>,
     /// Threads that execute.
     pub workers: usize,
+    /// Clients are served, and brief commands executed, in the consensus thread: less CPU per command where cores are few.
+    pub shares_thread: bool,
     /// Where the log and the checkpoints are; `None`: `memory` durability.
     pub data: Option<PathBuf>,
 }
@@ -206,7 +211,8 @@ impl Node {
         let order = restore(core, &engine, recovered.member, recovered.logs, recovered.checkpoint, durable)?;
 
         let poll = mio::Poll::new().map_err(failure)?;
-        let mailbox = Arc::new(Mailbox::new(poll.registry(), consensus_thread::MAILBOX).map_err(failure)?);
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER).map_err(failure)?);
+        let mailbox = Arc::new(Mailbox::new(waker.clone()));
         let router = Arc::new(Router::new(mailbox.clone()));
         let (workers, mut threads) = Workers::start(engine.clone(), router.clone(), config.workers).map_err(failure)?;
         let mut log_sender = None;
@@ -238,12 +244,23 @@ impl Node {
             welcome: welcome(&config, &topology, &node, service.name()),
             is_over: Arc::default(),
         };
-        let mut clients = Vec::new();
+        let (mut clients, mut own_clients) = (Vec::new(), None);
         if let Some(listener) = listener {
             addresses.set(config.core.me, &address_text);
-            let (client_mailbox, thread) = start_clients(listener, &inside, &addresses, node.clone(), factory, stopping.clone())?;
+            let own_poll = if config.shares_thread { None } else { Some(mio::Poll::new().map_err(failure)?) };
+            let registry = own_poll.as_ref().unwrap_or(&poll).registry().try_clone().map_err(failure)?;
+            let waker = if config.shares_thread { waker } else { Arc::new(mio::Waker::new(&registry, WAKER).map_err(failure)?) };
+            let client_mailbox = Arc::new(Mailbox::new(waker));
+            let served = make_clients(listener, registry, client_mailbox.clone(), &inside, &addresses, node.clone(), factory)?;
             clients.push(client_mailbox);
-            threads.push(thread);
+            match own_poll {
+                None => own_clients = Some(served),
+                Some(poll) => {
+                    let stopping = stopping.clone();
+                    let run = move || served.run(poll, &stopping).map_err(|e| e.to_string());
+                    threads.push(spawn("clients", run, mailbox.clone())?);
+                }
+            }
         }
 
         let hello = Hello {
@@ -265,6 +282,7 @@ impl Node {
             poll,
             log: log_sender,
             clients,
+            own_clients,
             checkpoints: recovered.directory.as_ref().map(DataDirectory::checkpoints_path),
             directory: recovered.directory,
             timings,
@@ -352,22 +370,21 @@ fn welcome(config: &NodeConfig, topology: &Topology, node: &NodeInfo, service: &
     }
 }
 
-/// Starts the thread that serves client connections.
-fn start_clients(
+/// What serves client connections.
+fn make_clients(
     listener: TcpListener,
+    registry: mio::Registry,
+    mailbox: Arc<Mailbox<ClientInput>>,
     inside: &Inside,
     addresses: &Arc<AddressBook>,
     node: NodeInfo,
     factory: GatewayFactory,
-    stopping: Arc<AtomicBool>,
-) -> Result<(Arc<Mailbox<ClientInput>>, JoinHandle<()>), NodeError> {
-    let poll = mio::Poll::new().map_err(failure)?;
-    let mailbox = Arc::new(Mailbox::new(poll.registry(), client_thread::MAILBOX).map_err(failure)?);
+) -> Result<Clients, NodeError> {
     let topology = inside.engine.topology.clone();
     let proxy = ClientProxy::new(SessionId(random()?), inside.engine.me, false, topology, ProxyLimits::default());
-    let client = ClientThread::new(client_thread::Parts {
-        poll,
-        mailbox: mailbox.clone(),
+    Clients::new(client_thread::Parts {
+        registry,
+        mailbox,
         listener,
         proxy,
         engine: inside.engine.clone(),
@@ -375,14 +392,11 @@ fn start_clients(
         router: inside.router.clone(),
         node,
         factory,
-        stopping,
         directory: Arc::default(),
         addresses: addresses.clone(),
         welcome: inside.welcome.clone(),
     })
-    .map_err(failure)?;
-    let run = move || client.run().map_err(|e| e.to_string());
-    Ok((mailbox, spawn("clients", run, inside.consensus.clone())?))
+    .map_err(failure)
 }
 
 /// Brings the groups to the checkpoint, and the ordering part behind it.

@@ -9,10 +9,13 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An idle worker looks around by itself after this long; every hand-off wakes one before.
 const IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// Who helps goes back to its other duties after this long.
+const HELP_TIME_MAX: Duration = Duration::from_millis(2);
 
 /// The workers of a replica.
 pub struct Workers {
@@ -23,6 +26,8 @@ pub struct Workers {
     stopping: AtomicBool,
     /// Commands executed, per worker.
     executed: Vec<AtomicU64>,
+    /// Commands executed by who helps.
+    helped: AtomicU64,
 }
 
 impl Workers {
@@ -38,6 +43,7 @@ impl Workers {
             threads: (0..count).map(|_| OnceLock::new()).collect(),
             stopping: AtomicBool::new(false),
             executed: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            helped: AtomicU64::new(0),
         });
         let spawn = |own: usize| {
             let workers = workers.clone();
@@ -65,7 +71,30 @@ impl Workers {
 
     /// Commands executed so far.
     pub fn executed(&self) -> u64 {
-        self.executed.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        self.executed.iter().chain([&self.helped]).map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Runs ready groups in the calling thread, which has other duties too: as far as what they come to is brief, and for
+    /// about `HELP_TIME_MAX`. Workers have the rest.
+    pub fn help(&self, groups: GroupSet, output: &mut Output) {
+        let since = Instant::now();
+        let (mut ready, mut rest) = (groups, GroupSet::EMPTY);
+        while let Some(group) = ready.lowest() {
+            if since.elapsed() > HELP_TIME_MAX {
+                break;
+            }
+            ready = GroupSet(ready.0 & !GroupSet::one(group).0);
+            self.engine.run_brief(group, output);
+            rest = rest.union(std::mem::take(&mut output.lengthy));
+            ready = GroupSet(ready.0 | std::mem::take(&mut output.ready).0 & !rest.0);
+        }
+        if output.executed > 0 {
+            self.helped.fetch_add(std::mem::take(&mut output.executed), Ordering::Relaxed);
+        }
+        if std::mem::take(&mut output.wants_time) {
+            self.router.want_turn();
+        }
+        self.schedule(ready.union(rest));
     }
 
     /// Puts groups in ready queues.

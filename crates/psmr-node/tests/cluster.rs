@@ -153,6 +153,8 @@ impl Cluster {
             peers: self.peers.clone(),
             client_addresses: Vec::new(),
             workers: 2,
+            // Both ways, in one cluster.
+            shares_thread: replica != 3,
             data: self.data.as_ref().map(path),
         };
         let factory = Arc::new(|_| Box::new(Lines) as Box<dyn Gateway>);

@@ -72,6 +72,7 @@ impl Fixture {
             peers: vec![Some(peer_port), Some(other.local_addr().unwrap())],
             client_addresses: Vec::new(),
             workers: 1,
+            shares_thread: false,
             data: None,
         };
         let factory = Arc::new(|_| -> Box<dyn Gateway> { unreachable!("nobody connects") });

@@ -27,6 +27,7 @@ fn start(data: Option<&Path>, groups: usize, listen: Option<SocketAddr>) -> Resu
         peers: vec![None],
         client_addresses: Vec::new(),
         workers: 1,
+        shares_thread: false,
         data: data.map(Path::to_path_buf),
     };
     let factory = Arc::new(|id| Box::new(RespGateway::new(id, Limits::default())) as Box<dyn Gateway>);

@@ -148,6 +148,7 @@ impl Embedded {
             peers: vec![None],
             client_addresses: Vec::new(),
             workers: cores.min(groups).max(1),
+            shares_thread: false,
             data,
         };
         let gateway = factory(0);

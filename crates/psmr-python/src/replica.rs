@@ -25,6 +25,7 @@ struct Settings {
     groups: usize,
     streams: usize,
     workers: usize,
+    shares_thread: bool,
     durability: String,
     data: Option<PathBuf>,
     lifeline_fd: Option<i32>,
@@ -88,6 +89,7 @@ impl Settings {
             peers,
             client_addresses: (1..=replicas).map(|id| self.clients.get(&id).cloned()).collect(),
             workers: self.workers,
+            shares_thread: self.shares_thread,
             data,
         };
         Ok((config, named))

@@ -288,6 +288,10 @@ impl Service for RegisterService {
         Box::new(Registers { group, executed, chain, cells, recorder: self.recorder.clone() })
     }
 
+    fn is_brief(&self, payload: &[u8]) -> bool {
+        request(payload).id % 4 != 0
+    }
+
     fn execute(&self, handles: &mut Handles<'_>, command: Command<'_>, context: &Context, reply: &mut Vec<u8>) {
         let request = request(command.payload);
         let cells: Vec<Cell> = request.keys.iter().map(|key| registers(handles, key.group).cell(*key)).collect();

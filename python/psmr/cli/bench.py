@@ -75,6 +75,7 @@ def kv(
     groups: int | None,
     streams: int | None,
     workers: int | None,
+    threads: str | None,
     durability: str | None,
     data: Path | None,
     against: str | None,
@@ -88,7 +89,7 @@ def kv(
     from psmr.cluster_directory import Layout
 
     terminate_as_interrupt()
-    if address is not None and any((replicas, groups, streams, workers, durability, data)):
+    if address is not None and any((replicas, groups, streams, workers, threads, durability, data)):
         raise click.UsageError("--connect takes a cluster as it is: leave out the options that make a new one.")
     workload = Workload(
         connections=connections,
@@ -102,7 +103,7 @@ def kv(
         protocol=protocol,
         spread=spread,
     )
-    options = Options(Layout("kv", replicas, groups, streams, durability), workers=workers, data=data)
+    options = Options(Layout("kv", replicas, groups, streams, durability), workers=workers, threads=threads, data=data)
     with contextlib.ExitStack() as stack:
         system = stack.enter_context(launch.psmr_local(options)) if address is None else launch.psmr_connected(address)
         measure.preload(system, workload)

@@ -32,6 +32,7 @@ def local(
     groups: int | None,
     streams: int | None,
     workers: int | None,
+    threads: str | None,
     durability: str | None,
     port: int,
     data: Path | None,
@@ -43,7 +44,7 @@ def local(
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     layout = Layout(service, replicas, groups, streams, durability)
-    cluster = LocalCluster(Options(layout, workers, port, data, ready_file, restart), report)
+    cluster = LocalCluster(Options(layout, workers, threads, port, data, ready_file, restart), report)
     signal.signal(signal.SIGINT, lambda *_: cluster.request_stop())
     signal.signal(signal.SIGTERM, lambda *_: cluster.request_stop())
     if stop.is_set():

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, SERVICES, WORKERS_MAX
+from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, SERVICES, THREADS, WORKERS_MAX
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -43,6 +43,12 @@ def layout_options(command: _Command) -> _Command:
             "--workers",
             type=click.IntRange(1, WORKERS_MAX),
             help="Threads per replica that execute commands.  [default: one per core]",
+        ),
+        click.option(
+            "--threads",
+            type=click.Choice(THREADS),
+            help="shared: one thread serves clients and peers, and executes brief commands; own: a thread for clients, one for "
+            "consensus, and workers execute everything.  [default: own with 4 cores or more per replica]",
         ),
         click.option(
             "--durability",

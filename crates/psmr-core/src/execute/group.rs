@@ -53,11 +53,15 @@ impl Group {
         }
     }
 
-    /// Delivers and executes what has been committed, and answers the reads that are due.
-    pub(super) fn run(&mut self, engine: &Engine, out: &mut Output) -> Outcome {
+    /// Delivers and executes what has been committed, and answers the reads that are due. `only_brief`: up to the first entry
+    /// that may take long.
+    pub(super) fn run(&mut self, engine: &Engine, only_brief: bool, out: &mut Output) -> Outcome {
         let mut outcome = Outcome::Again;
         self.time(Stage::Park, self.parked_us, engine);
         self.parked_us = 0;
+        if only_brief && !self.has_brief_reads(engine) {
+            return Outcome::Lengthy;
+        }
         for _ in 0..ENTRIES_PER_RUN {
             let place = self.cursor.place();
             let Some(entry) = self.entry_at(place, engine) else {
@@ -70,6 +74,9 @@ impl Group {
                     continue;
                 }
             }
+            if only_brief && !self.is_brief(&entry, engine) {
+                return Outcome::Lengthy;
+            }
             if !self.deliver(&entry, engine, out) {
                 self.parked_us = engine.observer.now_us();
                 return Outcome::Parked;
@@ -80,6 +87,22 @@ impl Group {
         }
         self.serve_rounds(engine, out);
         outcome
+    }
+
+    fn has_brief_reads(&mut self, engine: &Engine) -> bool {
+        self.take_reads(engine);
+        self.reads.payloads().all(|payload| engine.service.is_brief(payload))
+    }
+
+    /// Whether all that the group comes to in an entry is brief.
+    fn is_brief(&self, entry: &Entry, engine: &Engine) -> bool {
+        let is_brief = |range| Slice::new(entry.commands(range), true).all(|c| engine.service.is_brief(c.payload));
+        let items = (self.cursor.items_passed..).map_while(|at| entry.item(self.id, at));
+        entry.system.is_none()
+            && items.into_iter().all(|item| match item {
+                Item::Run(run) => is_brief(&run.commands),
+                Item::Barrier(at) => is_brief(&entry.barriers[*at as usize].commands),
+            })
     }
 
     /// Tells what has taken since then; 0: it is not timed.
@@ -367,7 +390,7 @@ impl Group {
         } else {
             self.reads.note_round(round, index);
         }
-        self.reads.payloads().for_each(|payload| self.partition.prepare(payload));
+        self.reads.payloads_due().for_each(|payload| self.partition.prepare(payload));
         self.serve(Due::Delivered(self.cursor.stream_next - 1), out);
         if !self.reads.is_empty() {
             for (session, token) in self.reads.take_overdue(engine.wall_ms().saturating_sub(READ_WAIT_MS_MAX)) {

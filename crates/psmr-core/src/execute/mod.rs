@@ -68,6 +68,8 @@ pub struct Output {
     pub events: Vec<Event>,
     /// Groups that have to be put in a ready queue.
     pub ready: GroupSet,
+    /// Groups of them that `Engine::run_brief` left to workers.
+    pub lengthy: GroupSet,
     /// A group needs a time mark: the ordering part has to have a turn.
     pub wants_time: bool,
     /// Commands that were executed.
@@ -208,16 +210,28 @@ impl Engine {
     /// Runs a group that was taken from a ready queue. `out.ready` then has all groups that have to be put in one, perhaps
     /// this one again.
     pub fn run(&self, group: GroupId, out: &mut Output) {
+        self.run_group(group, false, out);
+    }
+
+    /// Runs a group as `run` does, as far as what it comes to is brief. `out.lengthy` has it if the rest is for a worker.
+    pub fn run_brief(&self, group: GroupId, out: &mut Output) {
+        self.run_group(group, true, out);
+    }
+
+    fn run_group(&self, group: GroupId, only_brief: bool, out: &mut Output) {
         let cell = &self.cells[group.index()];
         cell.readiness.begin();
         let mut state = lock(&cell.group);
-        let outcome = state.run(self, out);
+        let outcome = state.run(self, only_brief, out);
         cell.delivered[0].store(state.cursor.stream_next - 1, Ordering::Release);
         cell.delivered[1].store(state.cursor.cross_next - 1, Ordering::Release);
         out.hand_on();
         // Before the lock is free: who then gets it to execute a barrier finds the group parked.
         if cell.readiness.end(outcome) {
             out.ready.insert(group);
+            if outcome == Outcome::Lengthy {
+                out.lengthy.insert(group);
+            }
         }
         drop(state);
         debug_assert!(outcome != Outcome::Parked || !out.ready.contains(group));

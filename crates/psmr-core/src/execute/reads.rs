@@ -64,6 +64,17 @@ struct Pending {
     left: usize,
 }
 
+impl Pending {
+    fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+        let mut start = 0;
+        self.batch.items.iter().map(move |item| {
+            let payload = &self.batch.bytes[start..item.end as usize];
+            start = item.end as usize;
+            payload
+        })
+    }
+}
+
 /// What makes a read due.
 #[derive(Clone, Copy, Debug)]
 pub enum Due {
@@ -197,16 +208,14 @@ impl PendingReads {
         }
     }
 
-    /// The payloads of the batches whose rounds are done.
+    /// The payloads of all that waits.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
-        self.batches.iter().filter(|pending| pending.index.is_some()).flat_map(|pending| {
-            let mut start = 0;
-            pending.batch.items.iter().map(move |item| {
-                let payload = &pending.batch.bytes[start..item.end as usize];
-                start = item.end as usize;
-                payload
-            })
-        })
+        self.batches.iter().flat_map(Pending::payloads)
+    }
+
+    /// The payloads of the batches whose rounds are done.
+    pub fn payloads_due(&self) -> impl Iterator<Item = &[u8]> {
+        self.batches.iter().filter(|pending| pending.index.is_some()).flat_map(Pending::payloads)
     }
 
     /// Whether a read waits for a time mark.

@@ -26,6 +26,8 @@ pub enum Outcome {
     Idle,
     /// There is more; other groups may have their turn first.
     Again,
+    /// There is more, and it may take long: it is not for a thread that has other duties.
+    Lengthy,
     /// The group waits at a barrier.
     Parked,
 }
@@ -73,7 +75,7 @@ impl Readiness {
                 self.0.store(READY, Ordering::SeqCst);
                 true
             }
-            Outcome::Again => {
+            Outcome::Again | Outcome::Lengthy => {
                 self.0.store(READY, Ordering::SeqCst);
                 true
             }

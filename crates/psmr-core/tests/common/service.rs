@@ -5,6 +5,7 @@
 //! | `text` | appends `text` to the list of every group of γ; the reply gives the places, as `g0#1 g1#4` |
 //! | `random` | appends a number drawn from the command's seed |
 //! | `now` | appends the group's clock |
+//! | `long...` | as `text`, but it is not brief |
 //! | `reach g3` | asks for group 3's state, inside or outside γ |
 //! | a read, ordered or not | replies with the list, as `a b c`; the read `time` with the time, once the clock has come to it |
 
@@ -98,6 +99,10 @@ impl Partition for List {
 }
 
 impl Service for Lists {
+    fn is_brief(&self, payload: &[u8]) -> bool {
+        !text(payload).starts_with("long")
+    }
+
     fn name(&self) -> &str {
         "lists"
     }

@@ -41,9 +41,10 @@ impl Direct {
     pub(crate) fn new(inside: Inside) -> Result<Direct, ClientError> {
         let session = random_session()?;
         let poll = Poll::new()?;
-        let mailbox = Arc::new(Mailbox::new(poll.registry(), MAILBOX)?);
+        let mailbox = Arc::new(Mailbox::new(Arc::new(mio::Waker::new(poll.registry(), MAILBOX)?)));
         let polled = Events::with_capacity(8);
         inside.router.add(session, mailbox.clone());
+        let _ = mailbox.may_sleep();
         Ok(Direct { inside, session, is_open: false, poll, polled, mailbox, received: Vec::new(), posts: Vec::new() })
     }
 }
@@ -81,7 +82,11 @@ impl Port for Direct {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e.into()),
             _ => {}
         }
+        // Between two exchanges others may poll the descriptor: it is always armed then.
         self.mailbox.take(&mut self.received);
+        while !self.mailbox.may_sleep() {
+            self.mailbox.take(&mut self.received);
+        }
         events.extend(self.received.drain(..).filter_map(|input| match input {
             ClientInput::Event(event) => Some(PortEvent::Event(event)),
             ClientInput::LeaderChange(log) => Some(PortEvent::LeaderChange(log)),

@@ -172,6 +172,7 @@ pub fn embedded(data: Option<&Path>) -> Node {
         peers: vec![None],
         client_addresses: Vec::new(),
         workers: 2,
+        shares_thread: false,
         data: data.map(Path::to_path_buf),
     };
     Node::start(config, Arc::new(Counters), Arc::new(|_| gateway())).unwrap()
@@ -213,6 +214,8 @@ impl Cluster {
             peers: self.peers.clone(),
             client_addresses: Vec::new(),
             workers: 2,
+            // Both ways, in one cluster.
+            shares_thread: replica != 3,
             data: Some(self.data.path().join(format!("replica-{replica}"))),
         };
         let node = Node::start(config, self.service.clone(), self.factory.clone()).unwrap();

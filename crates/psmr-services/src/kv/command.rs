@@ -138,6 +138,18 @@ const SIZE: u8 = 13;
 const CLEAR: u8 = 14;
 const SCAN: u8 = 15;
 
+/// A command of many keys with more bytes than this may take long.
+const BRIEF_BYTES_MAX: usize = 4 << 10;
+
+/// Whether a command takes microseconds, whatever it finds.
+pub fn is_brief(bytes: &[u8]) -> bool {
+    match bytes.first() {
+        Some(&(GET | SET | INCREMENT | APPEND | LENGTH | EXPIRE | TIME_TO_LIVE | PERSIST)) => true,
+        Some(&(DELETE | EXISTS | GET_MANY | SET_MANY)) => bytes.len() <= BRIEF_BYTES_MAX,
+        _ => false,
+    }
+}
+
 const SET_ABSENT: u8 = 1;
 const SET_PRESENT: u8 = 2;
 const SET_GET: u8 = 4;

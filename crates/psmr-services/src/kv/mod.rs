@@ -44,6 +44,10 @@ impl Service for KvService {
         Box::new(KvPartition::new(group, topology.clone()))
     }
 
+    fn is_brief(&self, payload: &[u8]) -> bool {
+        command::is_brief(payload)
+    }
+
     fn execute(&self, handles: &mut Handles<'_>, command: Command<'_>, context: &Context, reply: &mut Vec<u8>) {
         let start = reply.len();
         if let Err(kind) = execute(handles, command, context.now_ms, reply) {
