@@ -91,5 +91,5 @@ $(TOOLS): requirements-dev.txt | system
 	@touch $@
 
 $(EXTENSION): $(TOOLS) $(SOURCES) | rustc
-	$(BIN)/maturin develop --release --locked --extras plot
+	$(BIN)/maturin develop --profile dist --locked --extras plot
 	@touch $@

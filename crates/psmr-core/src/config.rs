@@ -39,6 +39,8 @@ pub struct Config {
     pub entry_bytes_max: usize,
     /// Entries of a log that may be proposed and not yet committed; more is gathered into the next entry.
     pub entries_in_flight_max: u64,
+    /// While an entry is under way, the next one gathers batches for so long, in milliseconds, unless it is full before.
+    pub gather_ms_max: u64,
     /// Bytes of batches that wait to be proposed, per log; more is refused, and sent again by the client proxies.
     pub pending_bytes_max: usize,
     /// Bytes of a log that may be committed here and not yet delivered by all groups. Beyond that, a leader admits no more
@@ -66,6 +68,7 @@ impl Config {
             election_ticks: 16,
             entry_bytes_max: 1 << 20,
             entries_in_flight_max: 8,
+            gather_ms_max: 2,
             pending_bytes_max: 64 << 20,
             undelivered_bytes_max: 64 << 20,
             checkpoint_log_bytes: 64 << 20,

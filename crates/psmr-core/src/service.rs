@@ -162,9 +162,9 @@ pub trait Partition: Send + Any {
     /// must add exactly one reply for each command that `slice` yields.
     fn execute(&mut self, slice: Slice<'_>, context: &Context, replies: &mut Replies);
 
-    /// A hint: a command or read with this payload is about to be executed, after others perhaps. A service whose state is
-    /// larger than the processor's caches may fetch what it will touch, for many at once. Nothing may change.
-    fn prepare(&self, _payload: &[u8]) {}
+    /// A hint: commands or reads with these payloads are about to be executed. A service whose state is larger than the
+    /// processor's caches may fetch what they will touch, for many at once. Nothing may change.
+    fn prepare(&self, _payloads: &mut dyn Iterator<Item = &[u8]>) {}
 
     /// Executes a read of this group alone at a linearizable position, and appends its reply.
     fn read(&self, payload: &[u8], context: &ReadContext, reply: &mut Vec<u8>) -> ReadOutcome;

@@ -201,7 +201,10 @@ impl ConsensusThread {
         if !self.parts.mailbox.may_sleep() {
             return Duration::ZERO;
         }
-        let wait = (self.next_tick + TICK * (ticks - 1)).saturating_duration_since(Instant::now());
+        let mut wait = (self.next_tick + TICK * (ticks - 1)).saturating_duration_since(Instant::now());
+        if let Some(due_ms) = self.parts.order.turn_due_ms() {
+            wait = wait.min(Duration::from_millis(due_ms));
+        }
         self.parts.own_clients.as_ref().map_or(wait, |clients| wait.min(clients.prepare_sleep()))
     }
 

@@ -14,8 +14,16 @@ use pyo3::prelude::*;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The allocator's option of how long memory that is free stays with the process, in milliseconds. The binding has no name for it.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
+/// A log is trimmed every few seconds under load, and grows again at once: what it lets go of is not worth giving back before.
+const PURGE_DELAY_MS: std::ffi::c_long = 10_000;
+
 #[pymodule]
 fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // SAFETY: sets a number; the allocator reads it when it next looks.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_DELAY_MS) };
     module.add("version", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(replica::serve, module)?)?;
     module.add_function(wrap_pyfunction!(inspection::status, module)?)?;

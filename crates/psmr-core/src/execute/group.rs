@@ -161,12 +161,11 @@ impl Group {
 
     /// Tells the service of the commands that come before the next barrier.
     fn prepare(&self, entry: &Entry) {
-        let items = (self.cursor.items_passed..).map_while(|at| entry.item(self.id, at));
-        for item in items {
-            let Item::Run(run) = item else { return };
-            let commands = Slice::new(entry.commands(&run.commands), true);
-            commands.for_each(|command| self.partition.prepare(command.payload));
-        }
+        let runs = (self.cursor.items_passed..).map_while(|at| match entry.item(self.id, at) {
+            Some(Item::Run(run)) => Some(entry.commands(&run.commands)),
+            _ => None,
+        });
+        self.partition.prepare(&mut runs.flat_map(|commands| Slice::new(commands, true)).map(|command| command.payload));
     }
 
     pub(super) fn advance_clock(&mut self, stamp_ms: u64) {
@@ -390,7 +389,7 @@ impl Group {
         } else {
             self.reads.note_round(round, index);
         }
-        self.reads.payloads_due().for_each(|payload| self.partition.prepare(payload));
+        self.partition.prepare(&mut self.reads.payloads_due());
         self.serve(Due::Delivered(self.cursor.stream_next - 1), out);
         if !self.reads.is_empty() {
             for (session, token) in self.reads.take_overdue(engine.wall_ms().saturating_sub(READ_WAIT_MS_MAX)) {

@@ -158,7 +158,7 @@ impl Order {
 
     /// A batch of this replica's client proxies, for `log`.
     pub fn submit(&mut self, log: LogId, batch: Bytes) {
-        self.logs[log.index()].push_batch(batch, self.config.pending_bytes_max);
+        self.logs[log.index()].push_batch(batch, self.now_ms, self.config.pending_bytes_max);
     }
 
     /// A command to the engine, for the cross log. It may be lost: ask again.
@@ -333,6 +333,11 @@ impl Order {
         }
     }
 
+    /// How soon a turn is due even if nothing comes, in milliseconds; `None`: not before the next tick.
+    pub fn turn_due_ms(&self) -> Option<u64> {
+        self.logs.iter().any(RaftLog::is_gathering).then_some(self.config.gather_ms_max)
+    }
+
     /// The wall clock, between ticks.
     pub fn set_clock(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
@@ -492,7 +497,7 @@ impl Order {
             let mut collected = Collected::default();
             let is_full = self.is_full(at);
             let log = &mut self.logs[at];
-            log.propose(stamp_ms, is_full, &self.config);
+            log.propose(stamp_ms, self.now_ms, is_full, &self.config);
             log.time_proposal(&*self.engine.observer);
             log.collect(self.turn, &mut collected);
             records.append(&mut collected.records);

@@ -45,6 +45,8 @@ pub struct RaftLog {
     id: LogId,
     pub(super) node: RawNode<Mirror>,
     batches: VecDeque<Bytes>,
+    /// Since when they wait, by the own wall clock.
+    gathering_since_ms: u64,
     batch_bytes: usize,
     systems: Vec<System>,
     /// The last stamp that was given out or seen.
@@ -112,6 +114,7 @@ impl RaftLog {
             id,
             node,
             batches: VecDeque::new(),
+            gathering_since_ms: 0,
             batch_bytes: 0,
             systems: Vec::new(),
             stamp_ms: 0,
@@ -249,8 +252,11 @@ impl RaftLog {
     }
 
     /// Puts a batch in line. It is dropped if too much waits already: its sender sends it again.
-    pub fn push_batch(&mut self, batch: Bytes, bytes_max: usize) {
+    pub fn push_batch(&mut self, batch: Bytes, now_ms: u64, bytes_max: usize) {
         if self.batch_bytes + batch.len() <= bytes_max {
+            if self.batches.is_empty() {
+                self.gathering_since_ms = now_ms;
+            }
             self.batch_bytes += batch.len();
             self.batches.push_back(batch);
         }
@@ -286,19 +292,19 @@ impl RaftLog {
     }
 
     /// As leader: turns what waits into entries. `is_full`: commands have to wait, as the groups lag too far behind.
-    pub fn propose(&mut self, now_ms: u64, is_full: bool, config: &Config) {
+    pub fn propose(&mut self, stamp_ms: u64, now_ms: u64, is_full: bool, config: &Config) {
         if !self.is_leader() {
             return;
         }
         while let Some(system) = self.systems.first() {
-            self.stamp_ms = self.stamp_ms.max(now_ms);
+            self.stamp_ms = self.stamp_ms.max(stamp_ms);
             let entry = encode_system(self.stamp_ms, *system);
             if !self.propose_entry(entry) {
                 return;
             }
             self.systems.remove(0);
         }
-        while self.has_something_to_propose(is_full) && self.in_flight() < config.entries_in_flight_max {
+        while self.has_something_to_propose(is_full) && self.may_propose(now_ms, config) {
             let mut builder = EntryBuilder::new();
             let mut taken = 0;
             for batch in self.batches.iter().take(if is_full { 0 } else { usize::MAX }) {
@@ -308,7 +314,7 @@ impl RaftLog {
                 builder.push(batch);
                 taken += 1;
             }
-            self.stamp_ms = self.stamp_ms.max(now_ms);
+            self.stamp_ms = self.stamp_ms.max(stamp_ms);
             if !self.propose_entry(builder.finish(self.stamp_ms, self.marker_wanted, self.time_groups)) {
                 return;
             }
@@ -369,6 +375,23 @@ impl RaftLog {
         }
         let last = self.node.store().last();
         self.node.store().range(known + 1, last)
+    }
+
+    /// Whether it is time for an entry: each costs much more than the commands in it, so while one is under way the next one
+    /// gathers, unless a marker or a time mark is due, there is a full entry, or the network is slow.
+    fn may_propose(&self, now_ms: u64, config: &Config) -> bool {
+        let is_urgent = self.marker_wanted > self.marker_logged || !self.time_groups.is_empty();
+        let is_grown = self.batch_bytes >= config.entry_bytes_max;
+        let has_waited = now_ms >= self.gathering_since_ms + config.gather_ms_max;
+        match self.in_flight() {
+            0 => true,
+            in_flight => in_flight < config.entries_in_flight_max && (is_urgent || is_grown || has_waited),
+        }
+    }
+
+    /// Whether batches wait for a time rather than for an event.
+    pub fn is_gathering(&self) -> bool {
+        self.is_leader() && !self.batches.is_empty() && self.in_flight() > 0
     }
 
     fn in_flight(&self) -> u64 {

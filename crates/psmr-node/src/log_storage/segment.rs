@@ -2,14 +2,17 @@
 
 use super::record::{SegmentHeader, SEGMENT_HEADER_BYTES};
 use crate::disk;
-use rustix::fs::{fallocate, FallocateFlags};
+use rustix::fs::{fallocate, FallocateFlags, OFlags};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Zeros are written in pieces of this size, so that making a segment never holds up a sync of the log for long.
 const ZERO_PIECE_BYTES: usize = 256 << 10;
+/// Where memory has to begin that is written past the page cache, on any common disk.
+const DIRECT_ALIGNMENT: usize = 4096;
 /// A segment under construction. A left-over one is worthless.
 const PREPARING: &str = "preparing.tmp";
 
@@ -173,13 +176,26 @@ pub fn list(directory: &Path) -> io::Result<Listing> {
 pub fn create_zeroed(directory: &Path, size_bytes: u64, pause: &dyn Fn()) -> Result<PathBuf, String> {
     let path = directory.join(PREPARING);
     let create = || -> io::Result<()> {
-        let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
         fallocate(&file, FallocateFlags::empty(), 0, size_bytes)?;
-        let zeros = vec![0; ZERO_PIECE_BYTES];
+        // Past the page cache, where the file system lets it: zeros are not worth memory.
+        let past_cache = OFlags::DIRECT.bits() as i32;
+        let direct = OpenOptions::new().write(true).custom_flags(past_cache).open(&path);
+        let mut is_direct = direct.is_ok();
+        file = direct.unwrap_or(file);
+        let buffer = vec![0; ZERO_PIECE_BYTES + DIRECT_ALIGNMENT];
+        let zeros = &buffer[buffer.as_ptr().align_offset(DIRECT_ALIGNMENT)..][..ZERO_PIECE_BYTES];
         let mut at = 0;
         while at < size_bytes {
             let piece = (size_bytes - at).min(ZERO_PIECE_BYTES as u64) as usize;
-            file.write_all_at(&zeros[..piece], at)?;
+            match file.write_all_at(&zeros[..piece], at) {
+                Err(e) if is_direct && e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                    // A size or a file system that does not go with it after all.
+                    (file, is_direct) = (OpenOptions::new().write(true).open(&path)?, false);
+                    continue;
+                }
+                written => written?,
+            }
             file.sync_data()?;
             at += piece as u64;
             pause();

@@ -21,6 +21,9 @@ const LEAF_EVEN_MAX: usize = 8 * LEAF_MEAN;
 /// Leaves grow by so many entries, or by an eighth.
 const LEAF_STEP: usize = 2;
 
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE_BYTES: usize = 64;
+
 struct Entry {
     hash: u64,
     key: Key,
@@ -84,6 +87,19 @@ fn find(leaf: &[Entry], bits: u32, hash: u64, key: &[u8]) -> Result<usize, usize
     Err(at)
 }
 
+/// Asks for the cache lines of `count` values at `first`.
+#[inline]
+fn prefetch<T>(first: *const T, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..count * size_of::<T>()).step_by(CACHE_LINE_BYTES) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        // SAFETY: a prefetch has no effect but on the caches, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.cast::<i8>().wrapping_add(line)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (first, count);
+}
+
 impl Entries {
     /// How many there are.
     pub fn len(&self) -> usize {
@@ -116,21 +132,20 @@ impl Entries {
         }
     }
 
-    /// Fetches what a search for this hash will touch first.
-    #[inline]
-    pub fn prefetch(&self, hash: u64) {
-        let (leaf, bits) = self.leaf(hash);
-        #[cfg(target_arch = "x86_64")]
-        if let Some(entry) = leaf.get(likely_place(leaf, bits, hash)) {
-            use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-            // SAFETY: a prefetch has no effect but on the caches, and the addresses are within the leaf.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(entry).cast());
-                _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(&entry.value).cast());
+    /// Fetches what searches for these hashes will touch, so that they wait for memory together rather than one by one: first
+    /// where the leaves are, then the entries there.
+    pub fn prefetch(&self, hashes: &[u64]) {
+        for hash in hashes {
+            prefetch(std::ptr::from_ref(self.leaf(*hash).0), 1);
+        }
+        for hash in hashes {
+            let (leaf, bits) = self.leaf(*hash);
+            // The place is likely, not certain: its neighbours come along.
+            let first = likely_place(leaf, bits, *hash).saturating_sub(1);
+            if let Some(neighbours) = leaf.get(first..(first + 3).min(leaf.len())) {
+                prefetch(neighbours.as_ptr(), neighbours.len());
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (leaf, bits);
     }
 
     /// The value of a key.

@@ -43,10 +43,9 @@ impl Store {
         self.entries.get(hash, key)
     }
 
-    /// Fetches what a search for a key with this hash will touch first.
-    #[inline]
-    pub fn prefetch(&self, hash: u64) {
-        self.entries.prefetch(hash);
+    /// Fetches what searches for keys with these hashes will touch.
+    pub fn prefetch(&self, hashes: &[u64]) {
+        self.entries.prefetch(hashes);
     }
 
     /// The value of a key, to be changed; if it has expired at `now_ms`, it is removed instead.
