@@ -26,7 +26,7 @@ import psutil
 
 from psmr import status
 from psmr.cluster_directory import ClusterDirectory, Layout, last_line, require_free, write_by_rename
-from psmr.config import Config, Member, threads_default, workers_default
+from psmr.config import Config, Member, parse_address, threads_default, workers_default
 from psmr.errors import RuntimeFailure, UsageError, of_file
 from psmr.ports import LOOPBACK, choose
 from psmr.process_group import OWN_GROUP
@@ -56,6 +56,8 @@ class Options:
     port: int | None = PORT_DEFAULT
     #: None: a temporary directory.
     data: Path | None = None
+    #: Where replica 1 serves metrics; the others have the ports after it.
+    metrics: str | None = None
     ready_file: Path | None = None
     #: Whether a replica that died is started again.
     restart: bool = True
@@ -183,6 +185,7 @@ class LocalCluster:
         count = identity.replicas
         if first is not None and first + count - 1 > 65535:
             raise UsageError(f"--port is {first}: allowed is 1 to {65536 - count}, as each replica needs a port of its own")
+        metrics = None if self._options.metrics is None else _metrics_base(self._options.metrics, count)
         client_ports = choose(count) if first is None else range(first, first + count)
         members = tuple(
             Member(number, f"{LOOPBACK}:{client_port}", f"{LOOPBACK}:{peer_port}")
@@ -202,6 +205,7 @@ class LocalCluster:
                 data=self._directory.data_path(member.id) if identity.durability == "fsync" else None,
                 listen=member.client,
                 peer_listen=member.peer,
+                metrics=None if metrics is None else f"{metrics[0]}:{metrics[1] + member.id - 1}",
             )
             for member in members
         ]
@@ -345,6 +349,18 @@ class LocalCluster:
         os.close(self._lifeline_read)
         os.close(self._lifeline_write)
         self._directory.close()
+
+
+def _metrics_base(text: str, count: int) -> tuple[str, int]:
+    """Host and first port of the addresses where `count` replicas serve metrics."""
+    allowed = f"allowed is host:port with a port from 1 to {65536 - count}, as each replica needs a port of its own"
+    try:
+        host, port = parse_address(text)
+    except ValueError:
+        raise UsageError(f'--metrics is "{text}": {allowed}') from None
+    if port + count - 1 > 65535:
+        raise UsageError(f'--metrics is "{text}": {allowed}')
+    return (f"[{host}]" if ":" in host else host), port
 
 
 def restart_delay_s(failures: int) -> float:

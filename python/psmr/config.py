@@ -50,6 +50,14 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def local_address(listen: str) -> str:
+    """Return where a process on this machine reaches who listens at an address, which may stand for all of the machine's."""
+    host, port = parse_address(listen)
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened at
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def streams_default(groups: int, replicas: int) -> int:
     """As many streams as there are replicas to lead them, if there are groups for them."""
     return min(groups, replicas)
@@ -95,6 +103,8 @@ class Config:
     #: Where this replica listens, if that is not its own address in `members`.
     listen: str
     peer_listen: str
+    #: Where metrics are served over HTTP; None: nowhere.
+    metrics: str | None = None
     #: The replica ends when the other end of this descriptor is closed.
     lifeline_fd: int | None = field(default=None, compare=False)
 
@@ -143,6 +153,8 @@ class Config:
             f"threads = {_quote(self.threads)}",
             f"durability = {_quote(self.durability)}",
         ]
+        if self.metrics is not None:
+            lines.append(f"metrics = {_quote(self.metrics)}")
         if self.data is not None:
             lines.append(f"data = {_quote(str(self.data))}")
         for member in self.members:
@@ -241,6 +253,7 @@ def _from_table(service: str, values: Mapping[str, object], path: Path) -> Confi
         data=path.parent / data if data else None,
         listen=table.address("listen", own.client),
         peer_listen=table.address("peer_listen", own.peer),
+        metrics=table.address("metrics", "") or None,
     )
     table.end()
     return config
@@ -306,6 +319,9 @@ data = "data"
 # Where to listen, if not at the replica's own addresses below.
 # listen = "0.0.0.0:7379"
 # peer_listen = "0.0.0.0:7479"
+
+# Where to serve /metrics for Prometheus, /livez and /readyz.
+# metrics = "127.0.0.1:9379"
 
 # Every replica, this one too: how clients and how the other replicas reach it.
 [[replicas]]

@@ -20,7 +20,7 @@ use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo};
 use psmr_core::observe::Stage;
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,6 +50,16 @@ const CONNECTIONS_MAX: usize = 10_000;
 /// Makes the gateway of a new connection, which is listed under this id.
 pub type GatewayFactory = Arc<dyn Fn(u64) -> Box<dyn Gateway> + Send + Sync>;
 
+/// Tells how many commands clients have asked for, by name.
+pub type CommandCounts = Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
+
+/// How many clients a replica has, and has had.
+#[derive(Debug, Default)]
+pub struct Connections {
+    pub open: AtomicU64,
+    pub accepted: AtomicU64,
+}
+
 enum Seat {
     Empty,
     Client(Box<Connection>),
@@ -72,6 +82,8 @@ pub struct Parts {
     pub directory: Arc<Mutex<Vec<ClientInfo>>>,
     /// Where clients connect to the replicas.
     pub addresses: Arc<AddressBook>,
+    /// How many there are.
+    pub connections: Arc<Connections>,
     /// What native clients are told of the replica.
     pub welcome: Welcome,
 }
@@ -242,6 +254,8 @@ impl Clients {
             let address = address.to_string();
             self.next_id += 1;
             self.seats[at] = Seat::Native(Box::new(NativeConnection::new(stream, address, self.next_id)));
+            self.parts.connections.open.fetch_add(1, Ordering::Relaxed);
+            self.parts.connections.accepted.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -325,6 +339,7 @@ impl Clients {
         }
         if !matches!(seat, Seat::Empty) {
             self.free.push(at);
+            self.parts.connections.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -3,7 +3,7 @@
 //! thread costs more than that.
 
 use crate::checkpoints::{self, Incoming, Shipment};
-use crate::client_thread::Clients;
+use crate::client_thread::{Clients, CommandCounts, Connections};
 use crate::clock::{wall_ms, TICK};
 use crate::data_directory::DataDirectory;
 use crate::mailbox::Mailbox;
@@ -24,6 +24,7 @@ use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::sync::Arc;
 use std::thread;
@@ -68,6 +69,8 @@ pub enum Input {
 pub enum Question {
     /// The state of this replica.
     Status,
+    /// The same, and what it has counted and timed.
+    Metrics,
     /// The digest that was asked for under this number. `start`: ask all replicas to compute it.
     Digest { request: u64, start: bool },
 }
@@ -92,6 +95,10 @@ pub struct Parts {
     pub timings: Arc<Timings>,
     /// Where clients connect to the replicas.
     pub addresses: Arc<AddressBook>,
+    /// How many clients there are.
+    pub connections: Arc<Connections>,
+    /// Commands that clients asked for, by name, if their protocol counts them.
+    pub counts: Option<CommandCounts>,
     /// For `status`.
     pub about: About,
 }
@@ -125,6 +132,8 @@ pub struct ConsensusThread {
     /// Something came from another thread before the last turn.
     is_busy: bool,
     rejoins: bool,
+    /// How often each log has had another leader, as far as this replica has noticed.
+    leader_changes: Vec<u64>,
     /// Of groups that this thread runs.
     output: Output,
 }
@@ -135,6 +144,7 @@ impl ConsensusThread {
         ConsensusThread {
             rejoins: parts.order.identity().standing == Standing::Rejoining,
             output: Output::new(parts.router.clone()),
+            leader_changes: vec![0; parts.engine.topology.logs()],
             parts,
             next_tick: Instant::now(),
             happenings: Vec::new(),
@@ -314,6 +324,7 @@ impl ConsensusThread {
         }
         self.execute(actions.ready);
         for log in actions.leader_changes {
+            self.leader_changes[log.index()] += 1;
             self.parts.clients.iter().for_each(|mailbox| mailbox.post(ClientInput::LeaderChange(log)));
         }
         if let (Some(peer), None) = (actions.fetch_checkpoint, &self.incoming) {
@@ -442,6 +453,7 @@ impl ConsensusThread {
     fn answer(&mut self, question: Question) -> Value {
         match question {
             Question::Status => self.status(),
+            Question::Metrics => self.metrics(),
             Question::Digest { request, start } => {
                 if start {
                     self.parts.order.submit_system(System::Digest { request });
@@ -463,6 +475,20 @@ impl ConsensusThread {
                 json!({"replica": self.parts.engine.me, "cut": digest.cut, "digest": state, "bookkeeping": bookkeeping})
             }
         }
+    }
+
+    fn metrics(&self) -> Value {
+        let counts = self.parts.counts.as_ref().map(|counts| counts()).unwrap_or_default();
+        let commands: serde_json::Map<_, _> = counts.into_iter().map(|(name, count)| (name.to_string(), json!(count))).collect();
+        let mut all = self.status();
+        all["metrics"] = json!({
+            "times": self.parts.timings.buckets(),
+            "commands": commands,
+            "leader_changes": self.leader_changes,
+            "connections": self.parts.connections.open.load(Ordering::Relaxed),
+            "connections_accepted": self.parts.connections.accepted.load(Ordering::Relaxed),
+        });
+        all
     }
 
     fn status(&self) -> Value {

@@ -318,11 +318,12 @@ impl NativeConnection {
         let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
         let question = match value["ask"].as_str() {
             Some("status") => Question::Status,
+            Some("metrics") => Question::Metrics,
             Some("digest") => Question::Digest {
                 request: value["request"].as_u64().unwrap_or(0),
                 start: value["start"].as_bool().unwrap_or(false),
             },
-            _ => return self.tell(r#"{"error": "unknown question: ask status or digest"}"#),
+            _ => return self.tell(r#"{"error": "unknown question: ask status, metrics or digest"}"#),
         };
         inputs.push(Input::Question { from: parts.mailbox.clone(), connection: self.number(at), question });
     }

@@ -10,7 +10,7 @@
 
 use crate::checkpoints;
 use crate::client::{Client, ClientError, ClientOptions, Direct};
-use crate::client_thread::{Clients, GatewayFactory};
+use crate::client_thread::{Clients, CommandCounts, Connections, GatewayFactory};
 use crate::clock::wall_ms;
 use crate::congestion::unpace;
 use crate::consensus_thread::{About, ConsensusThread, Input, STOP_TIME_MAX};
@@ -67,6 +67,8 @@ pub struct NodeConfig {
     pub workers: usize,
     /// Clients are served, and brief commands executed, in the consensus thread: less CPU per command where cores are few.
     pub shares_thread: bool,
+    /// Commands by name, if the clients' protocol counts them.
+    pub counts: Option<CommandCounts>,
     /// Where the log and the checkpoints are; `None`: `memory` durability.
     pub data: Option<PathBuf>,
 }
@@ -109,6 +111,8 @@ pub(crate) struct Inside {
     pub consensus: Arc<Mailbox<Input>>,
     pub router: Arc<Router>,
     pub welcome: Welcome,
+    /// How many clients are connected.
+    pub connections: Arc<Connections>,
     /// The replica has come to its end.
     pub is_over: Arc<AtomicBool>,
 }
@@ -242,6 +246,7 @@ impl Node {
             consensus: mailbox.clone(),
             router: router.clone(),
             welcome: welcome(&config, &topology, &node, service.name()),
+            connections: Arc::default(),
             is_over: Arc::default(),
         };
         let (mut clients, mut own_clients) = (Vec::new(), None);
@@ -287,6 +292,8 @@ impl Node {
             directory: recovered.directory,
             timings,
             addresses,
+            connections: inside.connections.clone(),
+            counts: config.counts,
             about: About {
                 durability: node.durability,
                 client_address: address_text,
@@ -394,6 +401,7 @@ fn make_clients(
         factory,
         directory: Arc::default(),
         addresses: addresses.clone(),
+        connections: inside.connections.clone(),
         welcome: inside.welcome.clone(),
     })
     .map_err(failure)

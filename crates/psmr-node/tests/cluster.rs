@@ -155,6 +155,7 @@ impl Cluster {
             workers: 2,
             // Both ways, in one cluster.
             shares_thread: replica != 3,
+            counts: None,
             data: self.data.as_ref().map(path),
         };
         let factory = Arc::new(|_| Box::new(Lines) as Box<dyn Gateway>);

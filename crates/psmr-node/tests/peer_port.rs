@@ -73,6 +73,7 @@ impl Fixture {
             client_addresses: Vec::new(),
             workers: 1,
             shares_thread: false,
+            counts: None,
             data: None,
         };
         let factory = Arc::new(|_| -> Box<dyn Gateway> { unreachable!("nobody connects") });

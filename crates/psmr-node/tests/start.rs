@@ -28,6 +28,7 @@ fn start(data: Option<&Path>, groups: usize, listen: Option<SocketAddr>) -> Resu
         client_addresses: Vec::new(),
         workers: 1,
         shares_thread: false,
+        counts: None,
         data: data.map(Path::to_path_buf),
     };
     let factory = Arc::new(|id| Box::new(RespGateway::new(id, Limits::default())) as Box<dyn Gateway>);

@@ -149,6 +149,7 @@ impl Embedded {
             client_addresses: Vec::new(),
             workers: cores.min(groups).max(1),
             shares_thread: false,
+            counts: None,
             data,
         };
         let gateway = factory(0);

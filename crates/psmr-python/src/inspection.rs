@@ -18,6 +18,13 @@ pub fn status(py: Python<'_>, address: &str, timeout_s: f64) -> PyResult<String>
     Signals::watch(py, |called_off| client::status(address, time, called_off))
 }
 
+/// The state of one replica and what it has counted and timed, as JSON.
+#[pyfunction]
+pub fn metrics(py: Python<'_>, address: &str, timeout_s: f64) -> PyResult<String> {
+    let time = deadline(timeout_s)?;
+    Signals::watch(py, |called_off| client::metrics(address, time, called_off))
+}
+
 /// The states of several replicas that are asked at once, as a JSON list; of one without an answer, `{"is_refused"}`.
 #[pyfunction]
 pub fn statuses(py: Python<'_>, addresses: Vec<String>, timeout_s: f64) -> PyResult<String> {

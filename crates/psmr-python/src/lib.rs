@@ -27,6 +27,7 @@ fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("version", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(replica::serve, module)?)?;
     module.add_function(wrap_pyfunction!(inspection::status, module)?)?;
+    module.add_function(wrap_pyfunction!(inspection::metrics, module)?)?;
     module.add_function(wrap_pyfunction!(inspection::statuses, module)?)?;
     module.add_function(wrap_pyfunction!(inspection::verify, module)?)?;
     module.add_function(wrap_pyfunction!(inspection::explain, module)?)?;

@@ -90,6 +90,7 @@ impl Settings {
             client_addresses: (1..=replicas).map(|id| self.clients.get(&id).cloned()).collect(),
             workers: self.workers,
             shares_thread: self.shares_thread,
+            counts: None,
             data,
         };
         Ok((config, named))
@@ -112,11 +113,12 @@ pub fn serve(py: Python<'_>, config: &str) -> PyResult<()> {
     let lifeline = settings.lifeline_fd;
     let service = crate::services::find(&settings.service)?;
     let (config, named_peers) = settings.into_node_config()?;
-    let (service, factory) = service.make();
+    let (service, factory, counts) = service.make_counted();
     if lifeline.is_some_and(is_cut) {
         // Its supervisor has gone while it was starting: the ports are another's now.
         return Ok(());
     }
+    let config = NodeConfig { counts: Some(counts), ..config };
     let node = py.detach(|| Node::start(config, service, Arc::clone(&factory))).map_err(Error::from)?;
     node.resolve_peers(named_peers).map_err(Error::from)?;
     let outcome = loop {

@@ -3,10 +3,10 @@
 use crate::gate::Error;
 use psmr_core::gateway::Gateway;
 use psmr_core::service::Service;
-use psmr_node::client_thread::GatewayFactory;
+use psmr_node::client_thread::{CommandCounts, GatewayFactory};
 use psmr_services::kv::KvService;
 use psmr_services::resp::table::{self, Dependency};
-use psmr_services::resp::{Limits, RespGateway};
+use psmr_services::resp::{Counts, Limits, RespGateway};
 use serde_json::{json, Value};
 use std::sync::Arc;
 
@@ -52,10 +52,20 @@ impl Builtin {
 
     /// The service, and what makes the gateways of its clients.
     pub fn make(self) -> (Arc<dyn Service>, GatewayFactory) {
+        let (service, factory, _) = self.make_counted();
+        (service, factory)
+    }
+
+    /// The same, and what the gateways count together.
+    pub fn make_counted(self) -> (Arc<dyn Service>, GatewayFactory, CommandCounts) {
         match self {
             Builtin::Kv => {
-                let factory = |id: u64| Box::new(RespGateway::new(id, Limits::default())) as Box<dyn Gateway>;
-                (Arc::new(KvService), Arc::new(factory))
+                let counts = Arc::new(Counts::default());
+                let counted = counts.clone();
+                let factory = move |id: u64| {
+                    Box::new(RespGateway::new(id, Limits::default()).counted_by(counted.clone())) as Box<dyn Gateway>
+                };
+                (Arc::new(KvService), Arc::new(factory), Arc::new(move || counts.by_name()))
             }
         }
     }

@@ -24,6 +24,11 @@ from psmr.cluster_directory import Layout
     help="The clients' port of replica 1; the other replicas have the ports after it.",
 )
 @click.option("--data", type=DIRECTORY, metavar="DIR", help="Where the cluster lives.  [default: a temporary directory]")
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Where replica 1 serves /metrics, /livez and /readyz; the others have the ports after it.  [default: nowhere]",
+)
 @click.option("--ready-file", type=FILE, metavar="F", help="Written when the cluster serves: its processes and addresses.")
 @click.option("--restart/--no-restart", default=True, help="Start a replica that died again, after a second.")
 def local(
@@ -36,6 +41,7 @@ def local(
     durability: str | None,
     port: int,
     data: Path | None,
+    metrics: str | None,
     ready_file: Path | None,
     restart: bool,
 ) -> None:
@@ -44,7 +50,7 @@ def local(
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     layout = Layout(service, replicas, groups, streams, durability)
-    cluster = LocalCluster(Options(layout, workers, threads, port, data, ready_file, restart), report)
+    cluster = LocalCluster(Options(layout, workers, threads, port, data, metrics, ready_file, restart), report)
     signal.signal(signal.SIGINT, lambda *_: cluster.request_stop())
     signal.signal(signal.SIGTERM, lambda *_: cluster.request_stop())
     if stop.is_set():

@@ -10,7 +10,7 @@ import click
 
 from psmr import _psmr
 from psmr.cli.options import FILE, service_argument, terminate_as_interrupt
-from psmr.config import Config, example
+from psmr.config import Config, example, local_address
 from psmr.errors import UsageError
 
 
@@ -24,6 +24,10 @@ def serve(service: str, path: Path, lifeline_fd: int | None) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         settings = replace(Config.load(service, path), lifeline_fd=lifeline_fd)
         try:
+            if settings.metrics is not None:
+                from psmr.metrics import Exporter
+
+                Exporter(settings.metrics, local_address(settings.listen)).start()
             _psmr.serve(settings.to_engine())
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error

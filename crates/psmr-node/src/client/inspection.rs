@@ -148,9 +148,9 @@ fn wait<T>(working: &Receiver<T>, called_off: &mut dyn FnMut() -> bool) -> Resul
     }
 }
 
-fn ask_status(address: &str, timeout: Duration) -> Result<Value, NoLine> {
+fn ask(address: &str, what: &str, timeout: Duration) -> Result<Value, NoLine> {
     let deadline = Instant::now() + timeout;
-    Ok(Line::open(address, deadline)?.ask(&json!({"ask": "status"}), deadline)?)
+    Ok(Line::open(address, deadline)?.ask(&json!({"ask": what}), deadline)?)
 }
 
 /// The status of the replica at `address`, as JSON.
@@ -158,9 +158,26 @@ fn ask_status(address: &str, timeout: Duration) -> Result<Value, NoLine> {
 /// # Errors
 /// If it does not answer in time, or the wait is called off.
 pub fn status(address: &str, timeout: Duration, called_off: &mut dyn FnMut() -> bool) -> Result<String, ClientError> {
+    ask_one(address, "status", timeout, called_off)
+}
+
+/// The status of the replica at `address` and what it has counted and timed, as JSON.
+///
+/// # Errors
+/// If it does not answer in time, or the wait is called off.
+pub fn metrics(address: &str, timeout: Duration, called_off: &mut dyn FnMut() -> bool) -> Result<String, ClientError> {
+    ask_one(address, "metrics", timeout, called_off)
+}
+
+fn ask_one(
+    address: &str,
+    what: &'static str,
+    timeout: Duration,
+    called_off: &mut dyn FnMut() -> bool,
+) -> Result<String, ClientError> {
     let address = address.to_owned();
-    let status = wait(&apart(move || ask_status(&address, timeout))?, called_off)??;
-    Ok(status.to_string())
+    let answer = wait(&apart(move || ask(&address, what, timeout))?, called_off)??;
+    Ok(answer.to_string())
 }
 
 /// The status of the replica at each address, all asked at once, as a JSON list in their order. Instead of the status of one
@@ -169,11 +186,11 @@ pub fn status(address: &str, timeout: Duration, called_off: &mut dyn FnMut() -> 
 /// # Errors
 /// If the wait is called off.
 pub fn statuses(addresses: &[String], timeout: Duration, called_off: &mut dyn FnMut() -> bool) -> Result<String, ClientError> {
-    let ask = |address: &String| {
+    let ask_for_status = |address: &String| {
         let address = address.clone();
-        apart(move || ask_status(&address, timeout))
+        apart(move || ask(&address, "status", timeout))
     };
-    let asked = addresses.iter().map(ask).collect::<Result<Vec<_>, _>>()?;
+    let asked = addresses.iter().map(ask_for_status).collect::<Result<Vec<_>, _>>()?;
     let mut found = Vec::new();
     for working in &asked {
         found.push(match wait(working, called_off)? {

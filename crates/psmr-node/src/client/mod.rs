@@ -19,7 +19,7 @@ mod session;
 
 pub use direct::Direct;
 pub use error::ClientError;
-pub use inspection::{status, statuses, verify};
+pub use inspection::{metrics, status, statuses, verify};
 pub use port::{Port, PortEvent};
 pub use remote::Remote;
 pub use session::{Client, ClientOptions};

@@ -40,7 +40,7 @@ pub const MAGIC_BYTES: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// JSON: `{"ask": "status"}`, or `{"ask": "digest", "request": N, "start": bool}`.
+    /// JSON: `{"ask": "status"}`, `{"ask": "metrics"}`, or `{"ask": "digest", "request": N, "start": bool}`.
     Question = 1,
     /// JSON.
     Answer = 2,

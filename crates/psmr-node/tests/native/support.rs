@@ -173,6 +173,7 @@ pub fn embedded(data: Option<&Path>) -> Node {
         client_addresses: Vec::new(),
         workers: 2,
         shares_thread: false,
+        counts: None,
         data: data.map(Path::to_path_buf),
     };
     Node::start(config, Arc::new(Counters), Arc::new(|_| gateway())).unwrap()
@@ -216,6 +217,7 @@ impl Cluster {
             workers: 2,
             // Both ways, in one cluster.
             shares_thread: replica != 3,
+            counts: None,
             data: Some(self.data.path().join(format!("replica-{replica}"))),
         };
         let node = Node::start(config, self.service.clone(), self.factory.clone()).unwrap();

@@ -7,12 +7,14 @@
 
 pub mod client;
 mod connection;
+mod counts;
 mod data;
 mod introspect;
 mod parse;
 pub mod table;
 mod write;
 
+pub use counts::Counts;
 pub use table::{commands, dependency, explain, CommandInfo, Dependency};
 
 use crate::kv::command::Encoder;
@@ -22,6 +24,7 @@ use parse::{Parsed, Parser, Span};
 use psmr_core::command::GroupSet;
 use psmr_core::config::COMMAND_BYTES_MAX;
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, Sink};
+use std::sync::Arc;
 use table::{find, find_subcommand, Access, CommandSpec};
 use write::Writer;
 
@@ -102,6 +105,7 @@ pub struct RespGateway {
     wants_close: bool,
     /// For commands and answers while they are made.
     scratch: Vec<u8>,
+    counts: Arc<Counts>,
 }
 
 /// How the reply to a request is to be written: what its tag says.
@@ -233,7 +237,14 @@ impl RespGateway {
             library_version: String::new(),
             wants_close: false,
             scratch: Vec::new(),
+            counts: Arc::default(),
         }
+    }
+
+    /// The same; its requests are counted together with those of others.
+    #[must_use]
+    pub fn counted_by(self, counts: Arc<Counts>) -> RespGateway {
+        RespGateway { counts, ..self }
     }
 
     fn describe(&self) -> ClientInfo {
@@ -258,6 +269,7 @@ impl RespGateway {
         let Some(name) = arguments.first() else { return Ok(()) };
         let name = name.of(bytes);
         let Some((command, spec)) = find(name) else { return self.on_unknown(name, bytes, arguments, sink) };
+        self.counts.add(command);
         let mut request = Request { spec, command, bytes, arguments, gamma: GroupSet::EMPTY };
         if !spec.subcommands.is_empty() && arguments.len() > 1 {
             match find_subcommand(spec, request.argument(1)) {
