@@ -94,7 +94,7 @@ pub trait Sink {
 
 /// One client connection's protocol.
 pub trait Gateway: Send {
-    /// Takes whole requests off the start of `input` until none is left or the sink is full. Returns how many bytes it took;
+    /// Takes whole requests off the start of `input` until none is left, the sink is full or the gateway `is_waiting`. Returns how many bytes it took;
     /// it is called again with the rest and what has arrived since.
     ///
     /// # Errors
@@ -109,6 +109,11 @@ pub trait Gateway: Send {
 
     /// How this connection is listed (id, address and times are filled in by the caller).
     fn info(&self) -> ClientInfo;
+
+    /// Whether it takes nothing before a reply has come: what its connection asked for last decides what it asks for next.
+    fn is_waiting(&self) -> bool {
+        false
+    }
 
     /// Whether the client asked to be disconnected after the replies so far (QUIT).
     fn wants_close(&self) -> bool;

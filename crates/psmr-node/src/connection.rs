@@ -165,6 +165,7 @@ impl Connection {
             || self.pending_bytes >= PENDING_BYTES_MAX
             || self.output.len() - self.written >= OUTPUT_BYTES_MAX
             || lent.proxy.is_full()
+            || self.gateway.is_waiting()
     }
 
     /// Whether there is something to do once there is room again.

@@ -9,6 +9,7 @@ use psmr_core::routing::Topology;
 use psmr_core::service::{Context, Partition, ReadContext, ReadOutcome, Replies, Slice};
 use psmr_services::kv::command::{Encoder, ExpireIf, Expiry, SetIf};
 use psmr_services::kv::reply::{split_reply, KvError, Reply, WriteReply};
+use psmr_services::kv::transaction::push_step;
 use psmr_services::kv::{Cursor, KvPartition};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -433,18 +434,136 @@ fn a_read_asks_for_the_time_only_where_it_matters() {
 #[test]
 fn expired_keys_go_as_others_are_written() {
     let mut group = Group::new();
-    let empty = group.snapshot().len();
+    let no_entries = 0u64.to_le_bytes();
+    assert!(group.snapshot().ends_with(&no_entries));
     for k in 0..1000 {
         group.execute(set(&key_in(k), b"value", Expiry::AfterMs(10)));
     }
-    assert!(group.snapshot().len() > 1000 * 10 + empty);
+    assert!(!group.snapshot().ends_with(&no_entries));
     group.context.now_ms += 10;
     // A write that touches none of them, often enough.
     for _ in 0..250 {
         group.execute(set(b"other", b"value", Expiry::Never));
     }
     group.execute(encoded(|e| e.delete(1, [&b"other"[..]].into_iter())));
-    assert_eq!(group.snapshot().len(), empty);
+    assert!(group.snapshot().ends_with(&no_entries));
+}
+
+fn versions(group: &Group, keys: &[&[u8]]) -> Vec<u64> {
+    let payload = encoded(|e| e.versions(keys.len(), keys.iter().copied()));
+    let (outcome, reply) = group.read(&payload, group.context.now_ms, true);
+    assert_eq!(outcome, ReadOutcome::Done);
+    let (Reply::List(count), mut rest) = split_reply(&reply).expect("a list") else { panic!("no list") };
+    let mut found = Vec::new();
+    while let Some((Reply::Integer(version), after)) = split_reply(rest) {
+        found.push(version as u64);
+        rest = after;
+    }
+    assert_eq!((found.len(), rest.len()), (count, 0));
+    found
+}
+
+fn transaction(watched: &[(&[u8], u64)], steps: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    steps.iter().for_each(|step| push_step(&mut bytes, GroupSet::one(GroupId(0)), step));
+    encoded(|e| e.transaction(watched.iter().copied(), &bytes))
+}
+
+proptest! {
+    /// Whatever happens to keys: equal versions mean that nothing has.
+    #[test]
+    fn a_version_is_never_seen_again_after_a_change(
+        steps in prop::collection::vec((0..8u8, 0..3usize), 1..60), restarts in prop::collection::vec(any::<bool>(), 60)
+    ) {
+        let keys: [&[u8]; 3] = [b"a", b"b", b"c"];
+        let mut group = Group::new();
+        // By key, each version with the number of changes that the key had seen.
+        let (mut changes, mut seen) = ([0; 3], [const { BTreeMap::new() }; 3]);
+        for ((step, k), restart) in steps.into_iter().zip(restarts) {
+            let key = keys[k];
+            let is_there = |group: &Group, k: usize| {
+                only(&group.read(&encoded(|e| e.get(keys[k])), group.context.now_ms, true).1) != Reply::Null
+            };
+            let before = [0, 1, 2].map(|k| is_there(&group, k));
+            match step {
+                0 => drop(group.execute(set(key, b"v", Expiry::Never))),
+                1 => drop(group.execute(set(key, b"v", Expiry::AfterMs(2)))),
+                2 => drop(group.execute(encoded(|e| e.delete(1, [key].into_iter())))),
+                3 => drop(group.execute(encoded(|e| e.append(key, b"more")))),
+                4 => drop(group.execute(encoded(|e| e.expire(key, Expiry::AfterMs(3), ExpireIf::default())))),
+                5 => drop(group.execute(encoded(|e| e.set(key, b"w", Expiry::Never, SetIf::Absent, false)))),
+                6 => group.context.now_ms += 1,
+                _ => drop(group.execute(encoded(|e| e.clear()))),
+            }
+            for other in 0..3 {
+                let is_changed = match step {
+                    _ if is_there(&group, other) != before[other] => true,
+                    0 | 1 | 3 => other == k,
+                    4 => other == k && before[k],
+                    _ => false,
+                };
+                changes[other] += u64::from(is_changed);
+            }
+            if restart {
+                let snapshot = group.snapshot();
+                group.partition.restore(&snapshot).expect("its own snapshot");
+                prop_assert_eq!(&group.snapshot(), &snapshot);
+            }
+            for (k, version) in versions(&group, &keys).into_iter().enumerate() {
+                let last = *seen[k].entry(version).or_insert(changes[k]);
+                prop_assert_eq!(last, changes[k], "key {} has version {} again", k, version);
+            }
+        }
+    }
+}
+
+#[test]
+fn versions_of_keys_that_nobody_touches_stay() {
+    let mut group = Group::new();
+    group.execute(set(b"k", b"v", Expiry::Never));
+    group.execute(set(b"timed", b"v", Expiry::AfterMs(5)));
+    let before = versions(&group, &[b"k", b"timed", b"none"]);
+    (0..100).for_each(|k| drop(group.execute(set(&key_in(k), b"v", Expiry::Never))));
+    // None of these changes it.
+    group.execute(encoded(|e| e.set(b"k", b"w", Expiry::Never, SetIf::Absent, true)));
+    group.execute(encoded(|e| e.persist(b"k")));
+    group.execute(encoded(|e| e.increment(b"k", 1)));
+    group.execute(encoded(|e| e.expire(b"k", Expiry::AfterMs(9), ExpireIf { present: true, ..ExpireIf::default() })));
+    assert_eq!(versions(&group, &[b"k", b"timed", b"none"]), before);
+    group.context.now_ms += 5;
+    let expired = versions(&group, &[b"timed"]);
+    assert_ne!(expired[0], before[1]);
+    // Its memory returns, which is no change.
+    (0..10).for_each(|k| drop(group.execute(set(&key_in(k), b"v", Expiry::Never))));
+    assert_eq!(versions(&group, &[b"timed"]), expired);
+}
+
+#[test]
+fn a_transaction_is_executed_as_a_whole_or_not_at_all() {
+    let mut group = Group::new();
+    let (read, write) = (encoded(|e| e.get(b"k")), encoded(|e| e.append(b"k", b"v")));
+    let [version] = versions(&group, &[b"k"])[..] else { panic!("one version") };
+    let reply = group.execute(transaction(&[(b"k", version)], &[write.clone(), read.clone(), vec![77], write.clone()]));
+    let mut expected = Vec::new();
+    expected.list(4);
+    expected.integer(1);
+    expected.string(b"v");
+    expected.error(KvError::Malformed);
+    expected.integer(2);
+    assert_eq!(reply, expected);
+    assert_eq!(only(&group.execute(transaction(&[(b"k", version)], std::slice::from_ref(&write)))), Reply::Null);
+    // A read alone changes nothing, and is answered by whoever is asked.
+    let (_, reply) = group.read(&transaction(&[], &[read.clone(), write]), 0, true);
+    let mut expected = Vec::new();
+    expected.list(2);
+    expected.string(b"vv");
+    expected.error(KvError::Malformed);
+    assert_eq!(reply, expected);
+    // A step of another group than it says: nothing of the transaction is executed.
+    let mut steps = Vec::new();
+    push_step(&mut steps, GroupSet(2), &encoded(|e| e.append(b"k", b"v")));
+    assert_eq!(only(&group.execute(encoded(|e| e.transaction([].into_iter(), &steps)))), Reply::Error(KvError::OutsideGamma));
+    assert_eq!(only(&group.read(&read, 0, true).1), Reply::String(b"vv"));
 }
 
 #[test]
@@ -545,5 +664,5 @@ fn a_snapshot_of_another_group_is_refused() {
     let snapshot = engine.snapshots().swap_remove(group.index());
     let error = engine.partitions[1 - group.index()].restore(&snapshot).expect_err("a key of the other group");
     assert!(error.contains("which is in another group"), "{error}");
-    assert!(engine.partitions[0].restore(&[9, 0]).expect_err("another version").contains("version 9"));
+    assert!(engine.partitions[0].restore(&[9, 0]).expect_err("another format").contains("format 9"));
 }

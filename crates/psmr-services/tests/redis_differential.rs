@@ -155,6 +155,17 @@ fn is_same(command: &[u8], theirs: &[u8], ours: &[u8]) -> bool {
     let slack = match command.to_ascii_lowercase().as_slice() {
         b"ttl" => 5,
         b"pttl" => 5000,
+        // Any of its replies may be a time.
+        b"exec" => {
+            let lines = |reply| text(reply).split("\r\n").map(str::to_owned).collect::<Vec<_>>();
+            let (theirs, ours) = (lines(theirs), lines(ours));
+            let number = |line: &str| line.strip_prefix(':')?.parse::<i64>().ok().filter(|number| *number > 0);
+            let is_near = |(a, b): (&String, &String)| match (number(a), number(b)) {
+                (Some(a), Some(b)) => a.abs_diff(b) <= 5000,
+                _ => a == b,
+            };
+            return theirs.len() == ours.len() && theirs.iter().zip(&ours).all(is_near);
+        }
         _ => 0,
     };
     match (integer(theirs), integer(ours)) {
@@ -252,6 +263,8 @@ fn shaped() -> BoxedStrategy<Vec<Vec<u8>>> {
         2 => (name(&["expire", "pexpire"]), key(), time(), prop::collection::vec(pick(&["NX", "XX", "GT", "LT", "gt", "z"]), 0..3))
             .prop_map(|(n, k, t, o)| [vec![n, k, t], o].concat()),
         3 => (name(&["del", "exists", "mget"]), prop::collection::vec(key(), 1..6)).prop_map(|(n, k)| [vec![n], k].concat()),
+        3 => name(&["multi", "exec", "exec", "discard", "unwatch", "MULTI"]).prop_map(|n| vec![n]),
+        1 => (name(&["watch"]), prop::collection::vec(key(), 1..3)).prop_map(|(n, k)| [vec![n], k].concat()),
         2 => prop::collection::vec((key(), value()), 1..5)
             .prop_map(|pairs| [vec![b"mset".to_vec()], pairs.into_iter().flat_map(|(k, v)| [k, v]).collect()].concat()),
     ]
@@ -263,7 +276,7 @@ fn soup() -> BoxedStrategy<Vec<Vec<u8>>> {
     let names = pick(&[
         "get", "set", "del", "exists", "mget", "mset", "incr", "incrby", "decr", "decrby", "append", "strlen", "expire",
         "pexpire", "ttl", "pttl", "persist", "dbsize", "ping", "echo", "select", "GETX", "", "client", "config", "command",
-        "flushall", "hello", "a\rb'c",
+        "flushall", "hello", "a\rb'c", "multi", "exec", "discard", "watch", "unwatch",
     ]);
     let argument =
         prop_oneof![key(), time(), option(), pick(&["2", "3", "setname", "getname", "id", "auth", "default", "no-evict", "on"])];
@@ -416,6 +429,75 @@ fn commands_are_described_as_redis_describes_them() {
             pair.check(&arguments(&format!("COMMAND INFO {}", command.name)));
         }
         pair.check(&arguments("COMMAND INFO get nothing set client|id client|list config|get command|info"));
+    }
+}
+
+/// Transactions whose ends are told in advance, which scripts find only now and then.
+#[test]
+fn transactions_give_the_same_replies() {
+    let _alone = alone();
+    let scripts: &[&[&str]] = &[
+        &["MULTI", "EXEC"],
+        &["EXEC", "DISCARD", "UNWATCH", "WATCH", "MULTI x", "EXEC x", "DISCARD x"],
+        &["MULTI", "MULTI", "WATCH k", "SET k 1", "GET k", "EXEC", "EXEC"],
+        &["MULTI", "SET k 1", "INCR k", "GET k", "TTL k", "EXPIRE k 100", "TTL k", "DEL k", "GET k", "MGET k l", "EXEC", "GET k"],
+        &["SET k v", "MULTI", "INCR k", "SET l 2", "SET k 1 PX 0", "SET k 1 FOO", "EXEC", "GET l"],
+        &["MULTI", "SET k 1", "NOSUCH", "SET k 2", "EXEC", "GET k", "EXEC"],
+        &["MULTI", "GET", "EXEC", "MULTI", "CLIENT FOO", "EXEC", "MULTI", "SET k 1", "EXEC 1", "EXEC", "GET k"],
+        &["MULTI", "SET k 1", "DISCARD", "GET k", "MULTI", "GET", "DISCARD", "MULTI", "GET k", "EXEC"],
+        &["MULTI", "PING", "PING x", "ECHO x", "SELECT 0", "SELECT 99", "CLIENT SETNAME me", "EXEC", "CLIENT GETNAME"],
+        &["MULTI", "CLIENT SETNAME other", "DISCARD", "CLIENT GETNAME"],
+        &["SET k 1", "WATCH k", "MULTI", "GET k", "EXEC", "SET k 2", "MULTI", "GET k", "EXEC"],
+        &["SET k 1", "WATCH k", "SET k 1", "MULTI", "GET k", "EXEC", "MULTI", "GET k", "EXEC"],
+        &["SET k 1", "WATCH k", "SET k 1", "UNWATCH", "MULTI", "GET k", "EXEC"],
+        &["SET k 1", "WATCH k", "SET k 1", "MULTI", "DISCARD", "MULTI", "GET k", "EXEC"],
+        &["WATCH k k l", "SET l 1", "DEL l", "MULTI", "EXEC"],
+        &["WATCH k", "DEL k", "SET other 1", "MULTI", "PING", "EXEC"],
+        &["SET k v", "WATCH k", "DEL k", "SET k v", "MULTI", "GET k", "EXEC"],
+        &["SET k v", "WATCH k", "INCR k", "SET k x NX", "PERSIST k", "EXPIRE k 100 XX", "TTL k", "MULTI", "GET k", "EXEC"],
+        &["SET k v EX 100", "WATCH k", "PERSIST k", "MULTI", "GET k", "EXEC"],
+        &["SET k v", "WATCH k", "EXPIRE k 100", "MULTI", "GET k", "EXEC"],
+        &["SET k v", "WATCH k", "EXPIRE k -1", "MULTI", "GET k", "EXEC"],
+        &["SET k v", "WATCH k", "FLUSHALL", "MULTI", "GET k", "EXEC"],
+        &["WATCH k", "FLUSHALL", "MULTI", "GET k", "EXEC"],
+        &["WATCH k", "SET k 1", "MULTI", "NOSUCH", "EXEC", "MULTI", "GET k", "EXEC"],
+        &["WATCH k", "MULTI", "UNWATCH", "SET k 1", "EXEC"],
+        &["MULTI", "SET k 1", "RESET", "EXEC", "GET k"],
+        &["MULTI", "GET none", "HELLO 3", "GET none", "HELLO 2", "GET none", "EXEC", "GET none"],
+        &["MULTI", "DBSIZE", "FLUSHALL", "DBSIZE", "SET k 1", "DBSIZE", "EXISTS k l", "EXEC"],
+        &["MULTI", "MSET k 1 l 2 m 3", "MGET k l m n", "DEL k l n", "MGET k l m", "EXEC"],
+        &["MULTI", "MSET {t}k 1 {t}l 2", "INCRBY {t}k 5", "MGET {t}l {t}k", "EXEC"],
+    ];
+    for hello in ["HELLO 2", "HELLO 3"] {
+        for script in scripts {
+            let mut pair = Pair::new();
+            pair.check(&arguments("FLUSHALL"));
+            pair.check(&arguments(hello));
+            script.iter().for_each(|line| pair.check(&arguments(line)));
+        }
+    }
+}
+
+/// A watched key whose time comes has changed; one whose time had come before has not.
+#[test]
+fn watched_keys_expire_alike() {
+    let _alone = alone();
+    for is_seen in [false, true] {
+        let mut pair = Pair::new();
+        for line in ["FLUSHALL", "SET k v PX 30", "SET stays v"] {
+            pair.check(&arguments(line));
+        }
+        let pause = || std::thread::sleep(Duration::from_millis(60));
+        if is_seen {
+            pause();
+            pair.check(&arguments("WATCH k"));
+        } else {
+            pair.check(&arguments("WATCH k"));
+            pause();
+        }
+        for line in ["SET other 1", "GET k", "MULTI", "GET stays", "EXEC"] {
+            pair.check(&arguments(line));
+        }
     }
 }
 

@@ -79,6 +79,116 @@ fn commands_go_the_cheapest_way() {
 }
 
 #[test]
+fn a_transaction_is_one_command_of_the_groups_it_touches() {
+    for (pipeline, single, multi, reads) in [
+        ("MULTI|SET {t}a 1|INCR {t}a|MGET {t}a {t}b|EXEC", 1, 0, 0),
+        ("MULTI|SET a 1|SET b 2|SET c 3|EXEC", 0, 1, 0),
+        ("MULTI|GET {t}a|GET {t}b|EXEC", 0, 0, 1),
+        ("MULTI|GET a|GET b|GET c|EXEC", 0, 1, 0),
+        ("MULTI|PING|EXEC", 0, 0, 0),
+        ("MULTI|EXEC", 0, 0, 0),
+        ("MULTI|SET a 1|DISCARD", 0, 0, 0),
+        ("MULTI|SET a 1|GET|EXEC", 0, 0, 0),
+        ("WATCH a|MULTI|SET a 1|EXEC", 1, 0, 1),
+        ("WATCH a b c|MULTI|SET a 1|EXEC", 0, 2, 0),
+        ("WATCH {t}a|WATCH {t}b|WATCH {t}a|MULTI|GET {t}a|EXEC", 0, 0, 3),
+    ] {
+        let mut connection = Connection::new(1);
+        let requests = pipeline.split('|').flat_map(|line| request(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>()));
+        connection.send(&requests.collect::<Vec<u8>>());
+        let engine = &connection.engine;
+        assert_eq!((engine.single, engine.multi, engine.reads), (single, multi, reads), "{pipeline}");
+    }
+}
+
+#[test]
+fn a_transaction_over_the_limit_fails_as_a_whole_and_gives_its_memory_back() {
+    let mut connection = Connection::new(1);
+    let value = vec![b'x'; 1 << 20];
+    assert_eq!(connection.words("MULTI"), "+OK\r\n");
+    let replies: Vec<Vec<u8>> = (0..12).map(|_| connection.command(&[b"SET", b"k", &value])).collect();
+    let refused =
+        replies.iter().position(|reply| reply.starts_with(b"-ERR transaction longer than 7339968 bytes")).expect("an error");
+    assert_eq!(replies.iter().filter(|reply| reply.starts_with(b"-")).count(), 1, "the others are queued as ever");
+    assert!(refused > 5);
+    assert!(connection.words("EXEC").starts_with("-EXECABORT"));
+    assert_eq!(connection.words("EXISTS k"), ":0\r\n");
+    // What the replica would answer itself counts, too.
+    assert_eq!(connection.words("MULTI"), "+OK\r\n");
+    let replies: Vec<Vec<u8>> = (0..12).map(|_| connection.command(&[b"ECHO", &value])).collect();
+    assert!(replies.iter().any(|reply| reply.starts_with(b"-ERR transaction longer than")));
+    assert!(connection.words("EXEC").starts_with("-EXECABORT"));
+}
+
+#[test]
+fn watched_keys_have_a_limit() {
+    let mut connection = Connection::new(1);
+    let mut watched = 0;
+    let refused = loop {
+        let reply = connection.words(&format!("WATCH key:{watched}"));
+        if reply.starts_with('-') {
+            break reply;
+        }
+        watched += 1;
+    };
+    assert!(refused.starts_with("-ERR too many watched keys") && refused.contains("1048576 bytes"), "{refused}");
+    assert!(watched > 10_000, "{watched}");
+    assert_eq!(connection.words("WATCH key:0"), "+OK\r\n", "it is watched already");
+    for words in ["MULTI", "SET k 1"] {
+        connection.words(words);
+    }
+    assert_eq!(connection.words("EXEC"), "*1\r\n+OK\r\n");
+    assert_eq!(connection.words("WATCH another"), "+OK\r\n", "EXEC has forgotten them");
+}
+
+#[test]
+fn a_watch_that_failed_lets_no_transaction_through() {
+    use psmr_core::gateway::Sink;
+    let mut connection = Connection::new(1);
+    let mut asked = Asked { engine: Connection::new(1), tags: Vec::new() };
+    let taken = connection.gateway.on_input(b"WATCH k\r\nGET k\r\n", &mut asked as &mut dyn Sink).expect("requests");
+    assert_eq!((taken, asked.tags.len()), (9, 1), "nothing is taken before the versions are known");
+    assert!(connection.gateway.is_waiting());
+    let mut out = Vec::new();
+    connection.gateway.on_failure(asked.tags[0], Failure::Refused, &mut out);
+    assert!(out.starts_with(b"-TRYAGAIN") && !connection.gateway.is_waiting());
+    assert_eq!((connection.words("MULTI"), connection.words("SET k 1")), ("+OK\r\n".to_owned(), "+QUEUED\r\n".to_owned()));
+    assert_eq!(connection.words("EXEC"), "*-1\r\n");
+    assert_eq!(connection.words("EXISTS k"), ":0\r\n");
+}
+
+/// Keeps what is asked, and answers nothing.
+struct Asked {
+    engine: Connection,
+    tags: Vec<u32>,
+}
+
+impl psmr_core::gateway::Sink for Asked {
+    fn topology(&self) -> &psmr_core::routing::Topology {
+        &self.engine.engine.topology
+    }
+    fn node(&self) -> &psmr_core::gateway::NodeInfo {
+        panic!("nobody asks for the node")
+    }
+    fn wall_ms(&self) -> u64 {
+        0
+    }
+    fn clients(&self) -> Vec<psmr_core::gateway::ClientInfo> {
+        Vec::new()
+    }
+    fn answer(&mut self, _: &[u8]) {}
+    fn ordered(&mut self, _: psmr_core::command::GroupSet, _: bool, tag: u32, _: &[u8]) {
+        self.tags.push(tag);
+    }
+    fn read(&mut self, _: psmr_core::command::GroupId, tag: u32, _: &[u8]) {
+        self.tags.push(tag);
+    }
+    fn is_full(&self) -> bool {
+        false
+    }
+}
+
+#[test]
 fn a_cluster_of_one_group_needs_no_barrier() {
     let mut connection = Connection::with(1, 1, Limits::default());
     for (words, reply) in [

@@ -240,7 +240,7 @@ impl Client {
         if self.is_closed {
             return Err(ClientError::Closed);
         }
-        if self.requests.is_full() {
+        if self.requests.is_full() || self.gateway.is_waiting() {
             return Ok(0);
         }
         if self.issued.is_empty() {
@@ -258,7 +258,8 @@ impl Client {
         if count > 0 {
             self.issued.push_back(Issued { end: self.requests.next(), deadline });
         }
-        if count < requests.len() && !self.requests.is_full() && !self.is_closed {
+        let may_take_more = !self.requests.is_full() && !self.gateway.is_waiting() && !self.is_closed;
+        if count < requests.len() && may_take_more {
             return Err(self.close(ClientError::Request("it is not whole".into())));
         }
         Ok(count)

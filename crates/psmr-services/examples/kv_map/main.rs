@@ -76,8 +76,8 @@ by_hash!(StdHash, std::collections::HashMap<u64, Entry>);
 impl Map for Entries {
     fn set(&mut self, hash: u64, key: &[u8], value: &[u8]) {
         match self.get_mut(hash, key) {
-            Some(old) => old.assign(value),
-            None => self.insert(hash, Key::new(key), Value::new(value)),
+            Some((old, _)) => old.assign(value),
+            None => self.insert(hash, Key::new(key), Value::new(value), 0),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Commands of the key-value service as bytes: what is in the log. One byte says which, the rest are its fields; lengths
 //! and counts take one byte up to 127.
 
+use super::transaction::{self, Transaction};
 use std::fmt;
 
 /// When a key expires, as a command says it.
@@ -73,6 +74,10 @@ pub enum Operation<'a> {
     Clear,
     /// Keys of one group from a position on: the reply is a list of the next position and a list of keys that match.
     Scan { position: u64, count: u64, pattern: &'a [u8] },
+    /// The versions of keys: a key that is changed, made or removed has another one afterwards, for ever.
+    Versions { keys: Items<'a> },
+    /// Several commands as one, if keys have the versions that they had; the reply is the list of their replies, or null.
+    Transaction(Transaction<'a>),
 }
 
 /// A list of strings in a command.
@@ -137,6 +142,8 @@ const PERSIST: u8 = 12;
 const SIZE: u8 = 13;
 const CLEAR: u8 = 14;
 const SCAN: u8 = 15;
+const VERSIONS: u8 = 128;
+const TRANSACTION: u8 = 129;
 
 /// A command of many keys with more bytes than this may take long.
 const BRIEF_BYTES_MAX: usize = 4 << 10;
@@ -146,8 +153,17 @@ pub fn is_brief(bytes: &[u8]) -> bool {
     match bytes.first() {
         Some(&(GET | SET | INCREMENT | APPEND | LENGTH | EXPIRE | TIME_TO_LIVE | PERSIST)) => true,
         Some(&(DELETE | EXISTS | GET_MANY | SET_MANY)) => bytes.len() <= BRIEF_BYTES_MAX,
+        Some(&VERSIONS) => bytes.len() <= BRIEF_BYTES_MAX,
+        Some(&TRANSACTION) if bytes.len() <= BRIEF_BYTES_MAX => {
+            Transaction::decode(&bytes[1..]).is_some_and(|transaction| transaction.steps().all(|step| is_brief(step.command)))
+        }
         _ => false,
     }
+}
+
+/// Whether a command is a transaction.
+pub(super) fn is_transaction(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&TRANSACTION)
 }
 
 const SET_ABSENT: u8 = 1;
@@ -268,6 +284,17 @@ impl Encoder<'_> {
         push_varint(self.0, count);
         self.0.extend_from_slice(pattern);
     }
+
+    /// [`Operation::Versions`]
+    pub fn versions<'k>(self, count: usize, keys: impl Iterator<Item = &'k [u8]>) {
+        self.items(VERSIONS, count, keys);
+    }
+
+    /// [`Operation::Transaction`]; `steps` are those that [`transaction::push_step`] wrote.
+    pub fn transaction<'k>(self, watched: impl ExactSizeIterator<Item = (&'k [u8], u64)>, steps: &[u8]) {
+        self.0.push(TRANSACTION);
+        transaction::push(self.0, watched, steps);
+    }
 }
 
 impl<'a> Operation<'a> {
@@ -331,6 +358,8 @@ impl<'a> Operation<'a> {
                 let (count, pattern) = split_varint(rest)?;
                 Operation::Scan { position, count, pattern }
             }
+            VERSIONS => Operation::Versions { keys: items(rest)? },
+            TRANSACTION => Operation::Transaction(Transaction::decode(rest)?),
             _ => return None,
         })
     }
@@ -377,20 +406,20 @@ fn split_expiry(bytes: &[u8]) -> Option<(u8, Expiry, &[u8])> {
 }
 
 #[inline]
-fn push_string(out: &mut Vec<u8>, string: &[u8]) {
+pub(super) fn push_string(out: &mut Vec<u8>, string: &[u8]) {
     push_varint(out, string.len() as u64);
     out.extend_from_slice(string);
 }
 
 #[inline]
-fn split_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = split_varint(bytes)?;
     rest.split_at_checked(usize::try_from(length).ok()?)
 }
 
 /// Seven bits a byte, the low ones first; the high bit says that more follow.
 #[inline]
-fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn push_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -399,7 +428,7 @@ fn push_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 #[inline]
-fn split_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn split_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (first, rest) = bytes.split_first()?;
     if *first < 0x80 {
         return Some((u64::from(*first), rest));

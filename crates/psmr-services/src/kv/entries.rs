@@ -28,6 +28,7 @@ struct Entry {
     hash: u64,
     key: Key,
     value: Value,
+    version: u64,
 }
 
 type Leaf = Vec<Entry>;
@@ -155,23 +156,31 @@ impl Entries {
         find(leaf, bits, hash, key).ok().map(|at| &leaf[at].value)
     }
 
-    /// The value of a key, to be changed.
-    #[inline]
-    pub fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut Value> {
-        let (leaf, bits) = self.leaf_mut(hash);
-        find(leaf, bits, hash, key).ok().map(|at| &mut leaf[at].value)
+    /// The version of a key's entry.
+    pub fn version(&self, hash: u64, key: &[u8]) -> Option<u64> {
+        let (leaf, bits) = self.leaf(hash);
+        find(leaf, bits, hash, key).ok().map(|at| leaf[at].version)
     }
 
-    /// Sets the value of a key that may be there.
-    pub fn insert(&mut self, hash: u64, key: Key, value: Value) {
+    /// The value and the version of a key, to be changed.
+    #[inline]
+    pub fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<(&mut Value, &mut u64)> {
+        let (leaf, bits) = self.leaf_mut(hash);
+        let at = find(leaf, bits, hash, key).ok()?;
+        let Entry { value, version, .. } = &mut leaf[at];
+        Some((value, version))
+    }
+
+    /// Sets the value and the version of a key that may be there.
+    pub fn insert(&mut self, hash: u64, key: Key, value: Value, version: u64) {
         let (leaf, bits) = self.leaf_mut(hash);
         match find(leaf, bits, hash, key.bytes()) {
-            Ok(at) => leaf[at].value = value,
+            Ok(at) => (leaf[at].value, leaf[at].version) = (value, version),
             Err(at) => {
                 if leaf.len() == leaf.capacity() {
                     leaf.reserve_exact(LEAF_STEP.max(leaf.len() / 8));
                 }
-                leaf.insert(at, Entry { hash, key, value });
+                leaf.insert(at, Entry { hash, key, value, version });
                 self.len += 1;
                 if self.len > LEAF_MEAN * (self.leaves.len() + self.split) {
                     self.split_next();
@@ -197,8 +206,8 @@ impl Entries {
         }
     }
 
-    /// Removes a key; its value, if it was there.
-    pub fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Value> {
+    /// Removes a key; its value and its version, if it was there.
+    pub fn remove(&mut self, hash: u64, key: &[u8]) -> Option<(Value, u64)> {
         let (leaf, bits) = self.leaf_mut(hash);
         let at = find(leaf, bits, hash, key).ok()?;
         let removed = leaf.remove(at);
@@ -206,16 +215,16 @@ impl Entries {
             leaf.shrink_to_fit();
         }
         self.len -= 1;
-        Some(removed.value)
+        Some((removed.value, removed.version))
     }
 
-    /// Calls `each` with hash, key and value, from `hash` on in ascending order of hash and key, until it returns false.
-    pub fn visit_from<'a>(&'a self, hash: u64, mut each: impl FnMut(u64, &'a [u8], &'a Value) -> bool) {
+    /// Calls `each` with hash, key, value and version, from `hash` on in ascending order of hash and key, until it returns false.
+    pub fn visit_from<'a>(&'a self, hash: u64, mut each: impl FnMut(u64, &'a [u8], &'a Value, u64) -> bool) {
         let at = (hash >> (64 - self.bits)) as usize;
         let halves_before = if at < self.split { (hash >> (63 - self.bits)) as usize } else { self.halves.len() };
         let rest = self.halves[halves_before..].iter().chain(&self.leaves[at.max(self.split)..]);
         for entry in rest.flat_map(|leaf| &leaf[..]).skip_while(|entry| entry.hash < hash) {
-            if !each(entry.hash, entry.key.bytes(), &entry.value) {
+            if !each(entry.hash, entry.key.bytes(), &entry.value, entry.version) {
                 return;
             }
         }
@@ -230,7 +239,7 @@ mod tests {
 
     fn listed(entries: &Entries, from: u64) -> Vec<(u64, Vec<u8>, Vec<u8>)> {
         let mut all = Vec::new();
-        entries.visit_from(from, |hash, key, value| {
+        entries.visit_from(from, |hash, key, value, _| {
             all.push((hash, key.to_vec(), value.bytes().to_vec()));
             true
         });
@@ -249,12 +258,13 @@ mod tests {
                 let (hash, key) = (hash_of(n, salt), vec![k; usize::from(k) * 12]);
                 match step {
                     0 => {
-                        let removed = entries.remove(hash, &key).map(|v| v.bytes().to_vec());
+                        let removed = entries.remove(hash, &key).map(|(v, _)| v.bytes().to_vec());
                         prop_assert_eq!(removed, model.remove(&(hash, key)));
                     }
                     _ => {
-                        entries.insert(hash, Key::new(&key), Value::new(&[step; 9]));
+                        entries.insert(hash, Key::new(&key), Value::new(&[step; 9]), n);
                         prop_assert_eq!(entries.get(hash, &key).map(Value::bytes), Some(&[step; 9][..]));
+                        prop_assert_eq!(entries.version(hash, &key), Some(n));
                         model.insert((hash, key), vec![step; 9]);
                     }
                 }
@@ -273,7 +283,7 @@ mod tests {
         let mut entries = Entries::default();
         for n in 0..100_000u64 {
             let hash = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            entries.insert(hash, Key::new(&n.to_le_bytes()), Value::new(b"v"));
+            entries.insert(hash, Key::new(&n.to_le_bytes()), Value::new(b"v"), n);
         }
         let longest = entries.leaves.iter().chain(&entries.halves).map(|leaf| leaf.len()).max();
         assert!(longest < Some(4 * LEAF_MEAN), "{longest:?}");

@@ -11,6 +11,7 @@ pub mod bytes;
 pub mod command;
 pub mod entries;
 pub mod reply;
+pub mod transaction;
 
 mod partition;
 mod place;
@@ -26,6 +27,7 @@ use psmr_core::command::GroupId;
 use psmr_core::routing::Topology;
 use psmr_core::service::{Command, Context, Handles, Partition, Service};
 use reply::{KvError, WriteReply};
+use transaction::Transaction;
 
 /// The longest value that APPEND makes. It is a part of the service, not of a replica's configuration: all replicas must
 /// agree on it.
@@ -82,6 +84,14 @@ fn execute(handles: &mut Handles<'_>, command: Command<'_>, now_ms: u64, out: &m
             out.integer(count);
             Ok(())
         }
+        Operation::Versions { keys } => {
+            out.list(keys.len());
+            keys.into_iter().try_for_each(|key| {
+                out.integer(partition_of(handles, key)?.version(key, now_ms) as i64);
+                Ok(())
+            })
+        }
+        Operation::Transaction(transaction) => transact(handles, &transaction, command, now_ms, out),
         _ if command.read => Err(KvError::Malformed),
         Operation::Delete { keys } => {
             check_gamma(handles, keys)?;
@@ -112,6 +122,43 @@ fn execute(handles: &mut Handles<'_>, command: Command<'_>, now_ms: u64, out: &m
         }
         _ => Err(KvError::Malformed),
     }
+}
+
+/// Executes the steps one after the other, each as if it were alone, if no watched key has changed.
+fn transact(
+    handles: &mut Handles<'_>,
+    transaction: &Transaction<'_>,
+    command: Command<'_>,
+    now_ms: u64,
+    out: &mut Vec<u8>,
+) -> Result<(), KvError> {
+    let gamma = handles.gamma();
+    if transaction.steps().filter_map(|step| step.group).any(|group| !gamma.contains(group)) {
+        return Err(KvError::OutsideGamma);
+    }
+    for (key, version) in transaction.watched() {
+        if partition_of(handles, key)?.version(key, now_ms) != version {
+            out.null();
+            return Ok(());
+        }
+    }
+    out.list(transaction.len());
+    for (number, step) in (1..).zip(transaction.steps()) {
+        let seed = command.seed.wrapping_add(number);
+        let start = out.len();
+        let done = match step.group {
+            Some(group) => {
+                partition(handles, group)?.execute_one(step.command, command.read, now_ms, out);
+                Ok(())
+            }
+            None => execute(handles, Command { payload: step.command, seed, ..command }, now_ms, out),
+        };
+        if let Err(kind) = done {
+            out.truncate(start);
+            out.error(kind);
+        }
+    }
+    Ok(())
 }
 
 fn check_gamma<'k>(handles: &Handles<'_>, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<(), KvError> {

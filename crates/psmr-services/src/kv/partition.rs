@@ -5,6 +5,7 @@ use super::command::{ExpireIf, Expiry, Items, Operation, SetIf};
 use super::place::place_of;
 use super::reply::{KvError, WriteReply};
 use super::store::Store;
+use super::transaction::{Step, Transaction};
 use super::{snapshot, Cursor, VALUE_BYTES_MAX};
 use crate::glob;
 use psmr_core::command::GroupId;
@@ -60,20 +61,23 @@ impl Partition for KvPartition {
     }
 
     fn prepare(&self, payloads: &mut dyn Iterator<Item = &[u8]>) {
-        let hash = |payload| Some(place_of(Operation::decode(payload)?.key()?).hash);
-        let mut hashes = [0; PREPARED_AT_ONCE];
-        loop {
-            let mut count = 0;
-            for payload in payloads.take(PREPARED_AT_ONCE) {
-                // What has no key fetches what will not be needed, which is rare.
-                hashes[count] = hash(payload).unwrap_or(0);
-                count += 1;
+        let (mut hashes, mut count) = ([0; PREPARED_AT_ONCE], 0);
+        let mut fetch = |key: &[u8]| {
+            hashes[count] = place_of(key).hash;
+            count += 1;
+            if count == PREPARED_AT_ONCE {
+                self.store.prefetch(&hashes);
+                count = 0;
             }
-            self.store.prefetch(&hashes[..count]);
-            if count < PREPARED_AT_ONCE {
-                return;
+        };
+        for payload in payloads {
+            match Operation::decode(payload) {
+                Some(Operation::Transaction(transaction)) => transaction.keys().for_each(&mut fetch),
+                Some(operation) => operation.key().into_iter().for_each(&mut fetch),
+                None => {}
             }
         }
+        self.store.prefetch(&hashes[..count]);
     }
 
     fn read(&self, payload: &[u8], context: &ReadContext, reply: &mut Vec<u8>) -> ReadOutcome {
@@ -115,8 +119,11 @@ impl KvPartition {
     }
 
     #[inline]
-    fn execute_one(&mut self, payload: &[u8], read: bool, now_ms: u64, out: &mut Vec<u8>) {
+    pub(super) fn execute_one(&mut self, payload: &[u8], read: bool, now_ms: u64, out: &mut Vec<u8>) {
         let Some(operation) = Operation::decode(payload) else { return out.error(KvError::Malformed) };
+        if let Operation::Transaction(transaction) = operation {
+            return self.transact(&transaction, read, now_ms, out);
+        }
         if !read {
             match self.write_operation(&operation, now_ms, out) {
                 Ok(true) => return,
@@ -127,6 +134,19 @@ impl KvPartition {
         if !matches!(self.read_operation(&operation, Time::settled(now_ms), out), Ok(true)) {
             out.error(KvError::Malformed);
         }
+    }
+
+    /// Executes the steps one after the other, each as if it were alone, if no watched key has changed.
+    fn transact(&mut self, transaction: &Transaction<'_>, read: bool, now_ms: u64, out: &mut Vec<u8>) {
+        let is_ours = |step: Step<'_>| step.group == Some(self.group);
+        if self.check_keys(transaction.watched().map(|(key, _)| key)).is_err() || !transaction.steps().all(is_ours) {
+            return out.error(KvError::OutsideGamma);
+        }
+        if transaction.watched().any(|(key, version)| self.version(key, now_ms) != version) {
+            return out.null();
+        }
+        out.list(transaction.len());
+        transaction.steps().for_each(|step| self.execute_one(step.command, read, now_ms, out));
     }
 
     /// The hash of a key of this group.
@@ -217,7 +237,7 @@ impl KvPartition {
     #[inline]
     fn put_at(&mut self, hash: u64, key: &[u8], value: &[u8], now_ms: u64) {
         match self.store.live_mut(hash, key, now_ms) {
-            Some(old) => {
+            Some(mut old) => {
                 old.assign(value);
                 if old.expires_ms().is_some() {
                     self.store.set_expires_ms(hash, key, None);
@@ -266,7 +286,7 @@ impl KvPartition {
             None => old.as_ref().filter(|_| keep).and_then(|old| old.expires_ms()),
         };
         match old {
-            Some(old) => old.assign(value),
+            Some(mut old) => old.assign(value),
             None => self.store.add(hash, key, Value::new(value)),
         }
         self.store.set_expires_ms(hash, key, expires_ms);
@@ -276,7 +296,7 @@ impl KvPartition {
     fn increment(&mut self, hash: u64, key: &[u8], delta: i64, now_ms: u64, out: &mut Vec<u8>) -> Result<(), KvError> {
         let mut buffer = itoa::Buffer::new();
         let sum = match self.store.live_mut(hash, key, now_ms) {
-            Some(value) => {
+            Some(mut value) => {
                 let number = parse_integer(value.bytes()).ok_or(KvError::NotAnInteger)?;
                 let sum = number.checked_add(delta).ok_or(KvError::Overflow)?;
                 value.assign(buffer.format(sum).as_bytes());
@@ -294,7 +314,7 @@ impl KvPartition {
     fn append(&mut self, hash: u64, key: &[u8], suffix: &[u8], now_ms: u64, out: &mut Vec<u8>) -> Result<(), KvError> {
         let length = match self.store.live_mut(hash, key, now_ms) {
             Some(value) if value.bytes().len() + suffix.len() > VALUE_BYTES_MAX => return Err(KvError::TooLong),
-            Some(value) => {
+            Some(mut value) => {
                 value.append(suffix);
                 value.bytes().len()
             }
@@ -329,7 +349,10 @@ impl KvPartition {
     fn read_operation(&self, operation: &Operation<'_>, time: Time, out: &mut Vec<u8>) -> Result<bool, Unsettled> {
         let foreign = match *operation {
             Operation::Get { key } | Operation::Length { key } | Operation::TimeToLive { key } => self.hash_of(key).is_err(),
-            Operation::Exists { keys } | Operation::GetMany { keys } => self.check_keys(keys).is_err(),
+            Operation::Exists { keys } | Operation::GetMany { keys } | Operation::Versions { keys } => {
+                self.check_keys(keys).is_err()
+            }
+            Operation::Transaction(transaction) => self.check_keys(transaction.watched().map(|(key, _)| key)).is_err(),
             _ => false,
         };
         if foreign {
@@ -355,10 +378,43 @@ impl KvPartition {
             Operation::TimeToLive { key } => out.integer(self.time_to_live(key, time)?),
             Operation::Size if self.topology.groups == 1 => out.integer(self.size_at(time)?),
             Operation::Size => out.error(KvError::OutsideGamma),
+            Operation::Versions { keys } => {
+                out.list(keys.len());
+                for key in keys {
+                    out.integer(self.version_at(key, time)? as i64);
+                }
+            }
+            Operation::Transaction(transaction) => self.transact_reads(&transaction, time, out)?,
             Operation::Scan { position, count, pattern } => self.scan(position, count, pattern, time, out)?,
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    fn transact_reads(&self, transaction: &Transaction<'_>, time: Time, out: &mut Vec<u8>) -> Result<(), Unsettled> {
+        for (key, version) in transaction.watched() {
+            if self.version_at(key, time)? != version {
+                out.null();
+                return Ok(());
+            }
+        }
+        out.list(transaction.len());
+        for step in transaction.steps() {
+            let is_read = match Operation::decode(step.command) {
+                Some(operation) => self.read_operation(&operation, time, out)?,
+                None => false,
+            };
+            if !is_read {
+                out.error(KvError::Malformed);
+            }
+        }
+        Ok(())
+    }
+
+    fn version_at(&self, key: &[u8], time: Time) -> Result<u64, Unsettled> {
+        let hash = place_of(key).hash;
+        let is_there = self.live(key, time)?.is_some();
+        Ok(self.store.version(hash, key, is_there))
     }
 
     #[inline]
@@ -394,7 +450,7 @@ impl KvPartition {
         let (mut seen, mut last, mut unsettled) = (0, None, false);
         let mut found: Vec<&[u8]> = Vec::new();
         let mut is_complete = true;
-        self.store.visit_from(Cursor::first_hash(position), |hash, key, value| {
+        self.store.visit_from(Cursor::first_hash(position), |hash, key, value, _| {
             let position = Cursor::position_of(hash);
             if seen >= count && last != Some(position) {
                 is_complete = false;
@@ -432,6 +488,10 @@ impl KvPartition {
 
     pub(super) fn exists(&self, key: &[u8], now_ms: u64) -> bool {
         matches!(self.live(key, Time::settled(now_ms)), Ok(Some(_)))
+    }
+
+    pub(super) fn version(&self, key: &[u8], now_ms: u64) -> u64 {
+        self.version_at(key, Time::settled(now_ms)).unwrap_or_default()
     }
 
     pub(super) fn put(&mut self, key: &[u8], value: &[u8], now_ms: u64) {

@@ -142,6 +142,18 @@ pub fn split_reply(bytes: &[u8]) -> Option<(Reply<'_>, &[u8])> {
     }
 }
 
+/// What follows the reply at the start of `bytes`, those in it included; `None` if there is no whole one.
+pub fn skip_reply(bytes: &[u8]) -> Option<&[u8]> {
+    let (mut rest, mut left) = (bytes, 1usize);
+    while left > 0 {
+        let (reply, after) = split_reply(rest)?;
+        left += if let Reply::List(count) = reply { count } else { 0 };
+        left -= 1;
+        rest = after;
+    }
+    Some(rest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,13 @@
 use super::bytes::{Key, Value};
 use super::entries::Entries;
 use std::collections::BTreeSet;
+use std::ops::{Deref, DerefMut};
+
+/// Keys that are not there have versions by so many leading bits of their hashes.
+const GONE_BITS: u32 = 12;
+
+/// How many places `Store::gone` has.
+pub const GONE_PLACES: usize = 1 << GONE_BITS;
 
 /// The entries of a group.
 pub struct Store {
@@ -15,11 +22,46 @@ pub struct Store {
     due: BTreeSet<(u64, u64, Key)>,
     /// The time of the first in `due`; the end of time if there is none.
     due_next_ms: u64,
+    /// Changes so far: each gives the key that it changes the version of its own number.
+    changes: u64,
+    /// By the leading bits of the hash, the last change that removed a key, or the last one of a key that expired. Empty
+    /// until there was one.
+    gone: Vec<u64>,
+}
+
+/// A value that is there. Whoever changes it changes the key's version.
+pub struct Live<'a> {
+    value: &'a mut Value,
+    version: &'a mut u64,
+    changes: &'a mut u64,
+}
+
+impl Deref for Live<'_> {
+    type Target = Value;
+
+    #[inline]
+    fn deref(&self) -> &Value {
+        self.value
+    }
+}
+
+impl DerefMut for Live<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Value {
+        *self.changes += 1;
+        *self.version = *self.changes;
+        self.value
+    }
+}
+
+/// The place of a hash in `Store::gone`.
+fn gone_place(hash: u64) -> usize {
+    (hash >> (u64::BITS - GONE_BITS)) as usize
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Store { entries: Entries::default(), due: BTreeSet::new(), due_next_ms: u64::MAX }
+        Store { entries: Entries::default(), due: BTreeSet::new(), due_next_ms: u64::MAX, changes: 0, gone: Vec::new() }
     }
 }
 
@@ -43,6 +85,29 @@ impl Store {
         self.entries.get(hash, key)
     }
 
+    /// The version of a key. A key that has expired is as good as removed: it `is_there` no more.
+    ///
+    /// The version of a key that is there is odd. The version of one that is not is that of its neighbours by hash: it may
+    /// change though the key does not come and go, but never stays though it does.
+    pub fn version(&self, hash: u64, key: &[u8], is_there: bool) -> u64 {
+        let own = self.entries.version(hash, key);
+        match own {
+            Some(version) if is_there => version << 1 | 1,
+            _ => self.gone_version(hash).max(own.unwrap_or_default()) << 1,
+        }
+    }
+
+    fn gone_version(&self, hash: u64) -> u64 {
+        self.gone.get(gone_place(hash)).copied().unwrap_or_default()
+    }
+
+    fn set_gone_version(&mut self, hash: u64, version: u64) {
+        if self.gone.is_empty() {
+            self.gone = vec![0; GONE_PLACES];
+        }
+        self.gone[gone_place(hash)] = version;
+    }
+
     /// Fetches what searches for keys with these hashes will touch.
     pub fn prefetch(&self, hashes: &[u64]) {
         self.entries.prefetch(hashes);
@@ -50,32 +115,74 @@ impl Store {
 
     /// The value of a key, to be changed; if it has expired at `now_ms`, it is removed instead.
     #[inline]
-    pub fn live_mut(&mut self, hash: u64, key: &[u8], now_ms: u64) -> Option<&mut Value> {
+    pub fn live_mut(&mut self, hash: u64, key: &[u8], now_ms: u64) -> Option<Live<'_>> {
         if self.due_next_ms <= now_ms {
             self.remove_if_expired(hash, key, now_ms);
         }
-        self.entries.get_mut(hash, key)
+        let (value, version) = self.entries.get_mut(hash, key)?;
+        Some(Live { value, version, changes: &mut self.changes })
     }
 
     #[cold]
     fn remove_if_expired(&mut self, hash: u64, key: &[u8], now_ms: u64) {
         if self.get(hash, key).and_then(Value::expires_ms).is_some_and(|expires_ms| expires_ms <= now_ms) {
-            self.remove(hash, key);
+            self.take_expired(hash, key);
         }
+    }
+
+    /// Removes a key that has expired, if it is there. That is no change: its version has been that of a removed key before.
+    fn take_expired(&mut self, hash: u64, key: &[u8]) -> Option<Value> {
+        let (value, version) = self.entries.remove(hash, key)?;
+        self.set_gone_version(hash, version.max(self.gone_version(hash)));
+        if let Some(expires_ms) = value.expires_ms() {
+            self.due_remove(expires_ms, hash, Key::new(key));
+        }
+        Some(value)
     }
 
     /// Adds a key that is not there.
     pub fn add(&mut self, hash: u64, key: &[u8], value: Value) {
+        self.changes += 1;
+        self.add_with_version(hash, key, value, self.changes);
+    }
+
+    fn add_with_version(&mut self, hash: u64, key: &[u8], value: Value, version: u64) {
         let key = Key::new(key);
         if let Some(expires_ms) = value.expires_ms() {
             self.due_add(expires_ms, hash, key.clone());
         }
-        self.entries.insert(hash, key, value);
+        self.entries.insert(hash, key, value, version);
+    }
+
+    /// Adds a key of a snapshot, which has a version already.
+    ///
+    /// # Errors
+    /// If the version is one that no change has given.
+    pub fn restore(&mut self, hash: u64, key: &[u8], value: Value, version: u64) -> Result<(), ()> {
+        self.add_with_version(hash, key, value, version);
+        (version <= self.changes).then_some(()).ok_or(())
+    }
+
+    /// What versions follow from beside the entries: the number of changes, and those that removed keys.
+    pub fn history(&self) -> (u64, &[u64]) {
+        (self.changes, &self.gone)
+    }
+
+    /// Sets what `history` gave.
+    ///
+    /// # Errors
+    /// If it did not.
+    pub fn set_history(&mut self, changes: u64, gone: Vec<u64>) -> Result<(), ()> {
+        let is_sound = (gone.is_empty() || gone.len() == GONE_PLACES) && gone.iter().all(|change| *change <= changes);
+        (self.changes, self.gone) = (changes, gone);
+        is_sound.then_some(()).ok_or(())
     }
 
     /// Removes a key; whether it was there.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> bool {
-        let Some(value) = self.entries.remove(hash, key) else { return false };
+        let Some((value, _)) = self.entries.remove(hash, key) else { return false };
+        self.changes += 1;
+        self.set_gone_version(hash, self.changes);
         if let Some(expires_ms) = value.expires_ms() {
             self.due_remove(expires_ms, hash, Key::new(key));
         }
@@ -84,12 +191,12 @@ impl Store {
 
     /// Sets or removes the expiry of a key that is there.
     pub fn set_expires_ms(&mut self, hash: u64, key: &[u8], expires_ms: Option<u64>) {
-        let Some(value) = self.live_mut(hash, key, 0) else { return };
+        let Some(mut value) = self.live_mut(hash, key, 0) else { return };
         let before = value.expires_ms();
+        value.set_expires_ms(expires_ms);
         if before == expires_ms {
             return;
         }
-        value.set_expires_ms(expires_ms);
         if let Some(before) = before {
             self.due_remove(before, hash, Key::new(key));
         }
@@ -115,20 +222,23 @@ impl Store {
             if self.due_next_ms > now_ms {
                 return;
             }
-            if let Some((_, hash, key)) = self.due.pop_first() {
-                self.entries.remove(hash, key.bytes());
-            }
-            self.due_next_ms = self.due.first().map_or(u64::MAX, |(expires_ms, ..)| *expires_ms);
+            let Some((_, hash, key)) = self.due.first().cloned() else { return };
+            self.take_expired(hash, key.bytes());
         }
     }
 
     /// Removes everything.
     pub fn clear(&mut self) {
-        *self = Store::default();
+        let old = std::mem::take(self);
+        (self.changes, self.gone) = (old.changes + 1, old.gone);
+        old.entries.visit_from(0, |hash, _, _, _| {
+            self.set_gone_version(hash, self.changes);
+            true
+        });
     }
 
-    /// Calls `each` with hash, key and value, from `hash` on in ascending order of hash and key, until it returns false.
-    pub fn visit_from<'a>(&'a self, hash: u64, each: impl FnMut(u64, &'a [u8], &'a Value) -> bool) {
+    /// Calls `each` with hash, key, value and version, from `hash` on in ascending order of hash and key, until it returns false.
+    pub fn visit_from<'a>(&'a self, hash: u64, each: impl FnMut(u64, &'a [u8], &'a Value, u64) -> bool) {
         self.entries.visit_from(hash, each);
     }
 }
@@ -143,7 +253,7 @@ mod tests {
 
     fn check(store: &Store, model: &Model) {
         let mut all = Vec::new();
-        store.visit_from(0, |hash, key, value| {
+        store.visit_from(0, |hash, key, value, _| {
             all.push(((hash, key.to_vec()), (value.bytes().to_vec(), value.expires_ms())));
             true
         });
@@ -164,7 +274,7 @@ mod tests {
                 let at = (hash, key.clone());
                 match step {
                     0 | 1 => match store.live_mut(hash, &key, 0) {
-                        Some(value) => {
+                        Some(mut value) => {
                             value.assign(&[n as u8; 20]);
                             model.get_mut(&at).unwrap().0 = vec![n as u8; 20];
                         }

@@ -106,6 +106,7 @@ pub fn quit(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
 
 pub fn reset(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
     gateway.is_resp3 = false;
+    gateway.transactions.reset();
     gateway.name.clear();
     gateway.answer(sink, |writer| writer.simple("RESET"));
 }

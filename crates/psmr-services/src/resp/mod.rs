@@ -12,6 +12,7 @@ mod data;
 mod introspect;
 mod parse;
 pub mod table;
+mod transaction;
 mod write;
 
 pub use counts::Counts;
@@ -26,6 +27,7 @@ use psmr_core::config::COMMAND_BYTES_MAX;
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, Sink};
 use std::sync::Arc;
 use table::{find, find_subcommand, Access, CommandSpec};
+use transaction::Transactions;
 use write::Writer;
 
 /// The version of Redis whose behaviour this is, as clients are told.
@@ -103,6 +105,7 @@ pub struct RespGateway {
     library: String,
     library_version: String,
     wants_close: bool,
+    transactions: Transactions,
     /// For commands and answers while they are made.
     scratch: Vec<u8>,
     counts: Arc<Counts>,
@@ -134,7 +137,7 @@ const SCRATCH_KEPT_BYTES: usize = 64 << 10;
 impl Gateway for RespGateway {
     fn on_input(&mut self, input: &[u8], sink: &mut dyn Sink) -> Result<usize, Vec<u8>> {
         let mut taken = 0;
-        while taken < input.len() && !sink.is_full() {
+        while taken < input.len() && !sink.is_full() && !self.is_waiting() {
             if self.wants_close {
                 return Ok(input.len());
             }
@@ -144,7 +147,7 @@ impl Gateway for RespGateway {
                 Ok(Parsed::TooLong { length, is_whole }) => {
                     taken += length;
                     if is_whole {
-                        self.answer_error(sink, &too_long(self.limits.request_bytes_max));
+                        self.refuse(sink, &too_long(self.limits.request_bytes_max));
                     }
                     continue;
                 }
@@ -165,6 +168,9 @@ impl Gateway for RespGateway {
     }
 
     fn on_reply(&mut self, tag: u32, reply: &[u8], out: &mut Vec<u8>) {
+        if transaction::is_own(tag) {
+            return transaction::on_reply(self, tag, reply, out);
+        }
         let form = Form::of_tag(tag);
         let mut writer = Writer { out, is_resp3: form.is_resp3 };
         let mut rest = reply;
@@ -190,6 +196,9 @@ impl Gateway for RespGateway {
     }
 
     fn on_failure(&mut self, tag: u32, failure: Failure, out: &mut Vec<u8>) {
+        if transaction::is_own(tag) {
+            self.transactions.on_failure(tag);
+        }
         let mut writer = Writer { out, is_resp3: Form::of_tag(tag).is_resp3 };
         match failure {
             Failure::TooLong => writer.error(&too_long(self.limits.request_bytes_max)),
@@ -202,6 +211,10 @@ impl Gateway for RespGateway {
 
     fn info(&self) -> ClientInfo {
         self.describe()
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.transactions.is_waiting()
     }
 
     fn wants_close(&self) -> bool {
@@ -236,6 +249,7 @@ impl RespGateway {
             library: String::new(),
             library_version: String::new(),
             wants_close: false,
+            transactions: Transactions::default(),
             scratch: Vec::new(),
             counts: Arc::default(),
         }
@@ -275,21 +289,25 @@ impl RespGateway {
             match find_subcommand(spec, request.argument(1)) {
                 Some(subcommand) => request.spec = subcommand,
                 None => {
-                    self.answer_error(sink, &unknown_subcommand(&request));
+                    self.refuse(sink, &unknown_subcommand(&request));
                     return Ok(());
                 }
             }
         }
         if !request.spec.takes(arguments.len()) {
-            self.answer_error(sink, &request.arity_error());
+            transaction::on_wrong_arity(self, &request, sink);
             return Ok(());
         }
         match self.gamma_of(&request, sink) {
             Ok(gamma) => {
                 request.gamma = gamma;
-                (request.spec.handler)(self, &request, sink);
+                if self.transactions.is_open() {
+                    transaction::on_request(self, &request, sink);
+                } else {
+                    (request.spec.handler)(self, &request, sink);
+                }
             }
-            Err(text) => self.answer_error(sink, &text),
+            Err(text) => self.refuse(sink, &text),
         }
         Ok(())
     }
@@ -311,7 +329,7 @@ impl RespGateway {
                 Ok(gamma)
             }
             Access::ReadsAll | Access::WritesAll => Ok(sink.topology().all()),
-            Access::Nothing | Access::ReadsGroup => Ok(GroupSet::EMPTY),
+            Access::Nothing | Access::ReadsGroup | Access::Queued => Ok(GroupSet::EMPTY),
         }
     }
 
@@ -331,8 +349,14 @@ impl RespGateway {
             list.extend_from_slice(b"' ");
         }
         let text = [b"ERR unknown command '", shown_start(name, 128), b"', with args beginning with: ", &list[..]].concat();
-        self.answer_error(sink, &text);
+        self.refuse(sink, &text);
         Ok(())
+    }
+
+    /// Answers a request that is none: a transaction that it is in will not be executed.
+    fn refuse(&mut self, sink: &mut dyn Sink, text: &[u8]) {
+        self.transactions.spoil();
+        self.answer_error(sink, text);
     }
 
     /// Answers at once.

@@ -13,6 +13,13 @@ pub struct Span {
 }
 
 impl Span {
+    /// The argument that `bytes` get when it is appended to them.
+    pub fn append(argument: &[u8], bytes: &mut Vec<u8>) -> Span {
+        let start = bytes.len() as u32;
+        bytes.extend_from_slice(argument);
+        Span { start, end: bytes.len() as u32 }
+    }
+
     /// The argument. `bytes` are those in which it was found.
     #[inline]
     pub fn of(self, bytes: &[u8]) -> &[u8] {

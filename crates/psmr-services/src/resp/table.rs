@@ -24,6 +24,8 @@ pub enum Access {
     ReadsAll,
     /// Writes all keys.
     WritesAll,
+    /// What the requests before it touch, which are executed with it.
+    Queued,
 }
 
 /// Where the keys are among the arguments, as Redis counts: argument 0 is the command's name, last -1 the last argument.
@@ -151,7 +153,7 @@ const CONNECTION: &str = "@fast @connection";
 const CONNECTION_SLOW: &str = "@slow @connection";
 const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
 
-static COMMANDS: [CommandSpec; 30] = [
+static COMMANDS: [CommandSpec; 35] = [
     command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
         "string",
         "1.0.0",
@@ -285,6 +287,26 @@ static COMMANDS: [CommandSpec; 30] = [
         .about("server", "2.0.0", "A container for server configuration commands")
         .costs("Depends on subcommand.")
         .contains(&CONFIG),
+    command("multi", 1, super::transaction::multi)
+        .flags("noscript loading stale fast allow_busy", "@fast @transaction", "")
+        .about("transactions", "1.2.0", "Mark the start of a transaction block"),
+    command("exec", 1, super::transaction::exec)
+        .whole(Access::Queued)
+        .flags("noscript loading stale skip_slowlog", "@slow @transaction", "")
+        .about("transactions", "1.2.0", "Execute all commands issued after MULTI")
+        .costs("Depends on commands in the transaction"),
+    command("discard", 1, super::transaction::discard)
+        .flags("noscript loading stale fast allow_busy", "@fast @transaction", "")
+        .about("transactions", "2.0.0", "Discard all commands issued after MULTI")
+        .costs("O(N), when N is the number of queued commands"),
+    command("watch", -2, super::transaction::watch)
+        .keys(ALL_KEYS, RO, "RO")
+        .flags("noscript loading stale fast allow_busy", "@fast @transaction", "")
+        .about("transactions", "2.2.0", "Watch the given keys to determine execution of the MULTI/EXEC block")
+        .costs("O(1) for every key."),
+    command("unwatch", 1, super::transaction::unwatch)
+        .flags("noscript loading stale fast allow_busy", "@fast @transaction", "")
+        .about("transactions", "2.2.0", "Forget about all watched keys"),
 ];
 
 static CLIENT: [CommandSpec; 7] = [
@@ -431,6 +453,9 @@ pub fn explain() -> Vec<CommandInfo> {
             (Access::ReadsGroup, _) => ("the cursor's group", "read of one group, not ordered"),
             (Access::ReadsAll, _) => ("all groups", "synchronous at one replica"),
             (Access::WritesAll, _) => ("all groups", "synchronous"),
+            (Access::Queued, _) => {
+                ("groups of its commands' keys and of the watched keys", "parallel in one group, synchronous over several")
+            }
         };
         CommandInfo { name: command.name.to_ascii_uppercase(), arity: command.arity, access: command.access, gamma, mode }
     };
@@ -439,13 +464,13 @@ pub fn explain() -> Vec<CommandInfo> {
 
 /// C-Dep: whether two commands depend on each other, by what they touch.
 pub fn dependency(one: Access, other: Access) -> Dependency {
-    use Access::{Nothing, ReadsGroup, ReadsKeys, WritesAll, WritesKeys};
-    let writes = |access| matches!(access, WritesKeys | WritesAll);
+    use Access::{Nothing, Queued, ReadsGroup, ReadsKeys, WritesAll, WritesKeys};
+    let writes = |access| matches!(access, WritesKeys | WritesAll | Queued);
     match (one, other) {
         (Nothing, _) | (_, Nothing) => Dependency::Never,
         _ if !writes(one) && !writes(other) => Dependency::Never,
-        (WritesKeys | ReadsKeys, WritesKeys | ReadsKeys) => Dependency::SameKey,
-        (ReadsGroup, WritesKeys) | (WritesKeys, ReadsGroup) => Dependency::SameGroup,
+        (WritesKeys | ReadsKeys | Queued, WritesKeys | ReadsKeys | Queued) => Dependency::SameKey,
+        (ReadsGroup, WritesKeys | Queued) | (WritesKeys | Queued, ReadsGroup) => Dependency::SameGroup,
         _ => Dependency::Always,
     }
 }

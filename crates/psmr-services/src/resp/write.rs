@@ -41,6 +41,11 @@ impl Writer<'_> {
         self.out.extend_from_slice(if self.is_resp3 { b"_\r\n" } else { b"$-1\r\n" });
     }
 
+    /// Nothing, where an array might be.
+    pub fn null_array(&mut self) {
+        self.out.extend_from_slice(if self.is_resp3 { b"_\r\n" } else { b"*-1\r\n" });
+    }
+
     /// The head of an array: `count` values follow.
     pub fn array(&mut self, count: usize) {
         self.head(b'*', count as i64);

@@ -212,6 +212,7 @@ impl Connection {
             let mut sink = EngineSink { engine: &mut self.engine, outcomes, bytes, room: self.room };
             let result = self.gateway.on_input(&input[taken..], &mut sink);
             let EngineSink { mut outcomes, mut bytes, .. } = sink;
+            let was_waiting = self.gateway.is_waiting();
             let (mut start, was_full) = (0, outcomes.len() >= self.room);
             for outcome in outcomes.drain(..) {
                 let (tag, end) = match outcome {
@@ -234,7 +235,7 @@ impl Connection {
                 }
             }
             self.is_closed |= self.gateway.wants_close();
-            if self.is_closed || !was_full {
+            if self.is_closed || !(was_full || was_waiting) {
                 return if self.is_closed { input.len() } else { taken };
             }
         }
