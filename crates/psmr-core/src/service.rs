@@ -215,6 +215,11 @@ impl<'a> Handles<'a> {
         self.gamma
     }
 
+    /// The state of each group of γ, in ascending order of group.
+    pub fn partitions(&mut self) -> impl Iterator<Item = &mut dyn Partition> + use<'_, 'a> {
+        self.partitions.iter_mut().map(|(_, partition)| &mut **partition as &mut dyn Partition)
+    }
+
     /// The state of `group`.
     ///
     /// # Errors

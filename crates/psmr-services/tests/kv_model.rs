@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{slice, Connection, Engine};
+use common::{request, slice, Connection, Engine};
 use proptest::prelude::*;
 use psmr_core::command::{GroupId, GroupSet};
 use psmr_core::routing::Topology;
@@ -11,6 +11,7 @@ use psmr_services::kv::command::{Encoder, ExpireIf, Expiry, SetIf};
 use psmr_services::kv::reply::{split_reply, KvError, Reply, WriteReply};
 use psmr_services::kv::transaction::push_step;
 use psmr_services::kv::{Cursor, KvPartition};
+use psmr_services::resp::Limits;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn encoded(write: impl FnOnce(Encoder<'_>)) -> Vec<u8> {
@@ -564,6 +565,71 @@ fn a_transaction_is_executed_as_a_whole_or_not_at_all() {
     push_step(&mut steps, GroupSet(2), &encoded(|e| e.append(b"k", b"v")));
     assert_eq!(only(&group.execute(encoded(|e| e.transaction([].into_iter(), &steps)))), Reply::Error(KvError::OutsideGamma));
     assert_eq!(only(&group.read(&read, 0, true).1), Reply::String(b"vv"));
+}
+
+proptest! {
+    /// Whatever the keys and however many groups: what is read of all of them is what a sorted map would give.
+    #[test]
+    fn reads_of_all_keys_are_those_of_a_sorted_map(
+        keys in prop::collection::btree_set(prop::collection::vec(97..101u8, 0..4), 0..40),
+        start in prop::collection::vec(97..101u8, 0..3),
+        end in prop::collection::vec(97..101u8, 0..3),
+        limit in prop::option::of(0..6usize),
+        is_reverse: bool,
+        groups in prop::sample::select(vec![1usize, 16]),
+    ) {
+        let mut connection = Connection::with(1, groups, Limits::default());
+        keys.iter().for_each(|key| drop(connection.command(&[b"SET", key, key])));
+        connection.words("SET gone x PX 1");
+        (connection.engine.now_ms, connection.engine.wall_ms) = (10, 10);
+        let within: Vec<&Vec<u8>> = keys.iter().filter(|key| **key >= start && (end.is_empty() || **key < end)).collect();
+        prop_assert_eq!(connection.command(&[b"COUNTRANGE", &start, &end]), format!(":{}\r\n", within.len()).into_bytes());
+        let mut arguments: Vec<Vec<u8>> = vec![b"RANGE".to_vec(), start, end];
+        let mut expected = within;
+        if is_reverse {
+            arguments.push(b"REV".to_vec());
+            expected.reverse();
+        }
+        if let Some(limit) = limit {
+            arguments.extend([b"limit".to_vec(), limit.to_string().into_bytes()]);
+            expected.truncate(limit);
+        }
+        let flat: Vec<&[u8]> = expected.iter().flat_map(|key| [&key[..], &key[..]]).collect();
+        let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+        prop_assert_eq!(connection.command(&arguments), request(&flat));
+        let random = connection.words("RANDOMKEY");
+        let name = random.split("\r\n").nth(1).unwrap_or_default();
+        prop_assert!(if keys.is_empty() { random == "$-1\r\n" } else { keys.contains(name.as_bytes()) }, "{}", random);
+        let found = connection.words("KEYS *");
+        prop_assert_eq!(found.split("\r\n").next(), Some(&format!("*{}", keys.len())[..]));
+    }
+}
+
+#[test]
+fn every_key_is_drawn_sooner_or_later() {
+    let mut connection = Connection::new(1);
+    let keys: BTreeSet<String> = (0..20).map(|k| format!("key:{k}")).collect();
+    keys.iter().for_each(|key| drop(connection.words(&format!("SET {key} x"))));
+    let drawn: BTreeSet<String> =
+        (0..2000).map(|_| connection.words("RANDOMKEY").split("\r\n").nth(1).expect("a key").to_owned()).collect();
+    assert_eq!(drawn, keys);
+}
+
+#[test]
+fn options_of_ranges_are_checked() {
+    let mut connection = Connection::new(1);
+    for words in [
+        "RANGE a z LIMIT",
+        "RANGE a z LIMIT -1",
+        "RANGE a z LIMIT x",
+        "RANGE a z FOO",
+        "RANGE a",
+        "COUNTRANGE a",
+        "EVAL x 0",
+        "FCALL f 0",
+    ] {
+        assert!(connection.words(words).starts_with("-ERR"), "{words}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Commands of the key-value service as bytes: what is in the log. One byte says which, the rest are its fields; lengths
 //! and counts take one byte up to 127.
 
+use super::range::Bounds;
 use super::transaction::{self, Transaction};
 use std::fmt;
 
@@ -41,6 +42,19 @@ pub struct ExpireIf {
     pub earlier: bool,
 }
 
+/// What happens to a key that has the value it should have. Times are in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It is removed.
+    Delete,
+    /// It expires so long after the command's execution.
+    Expire(i64),
+    /// The same, if it has an expiry.
+    ExpireAgain(i64),
+    /// It expires so much later, if it has an expiry.
+    Extend(i64),
+}
+
 /// A command.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Operation<'a> {
@@ -74,6 +88,16 @@ pub enum Operation<'a> {
     Clear,
     /// Keys of one group from a position on: the reply is a list of the next position and a list of keys that match.
     Scan { position: u64, count: u64, pattern: &'a [u8] },
+    /// Does something to a key if its value is this one; the reply is 1 if it did, else 0.
+    IfEqual { key: &'a [u8], expected: &'a [u8], then: Then },
+    /// The keys that match; the reply is a list of them, in no order.
+    Keys { pattern: &'a [u8] },
+    /// A key, or null if there is none. Which one depends on the seed.
+    RandomKey { seed: u64 },
+    /// Keys and values in the order of the keys, `limit` keys at most, the last ones first if `is_reverse`.
+    Range { bounds: Bounds<'a>, limit: u64, is_reverse: bool },
+    /// How many keys are within.
+    CountRange { bounds: Bounds<'a> },
     /// The versions of keys: a key that is changed, made or removed has another one afterwards, for ever.
     Versions { keys: Items<'a> },
     /// Several commands as one, if keys have the versions that they had; the reply is the list of their replies, or null.
@@ -144,6 +168,11 @@ const CLEAR: u8 = 14;
 const SCAN: u8 = 15;
 const VERSIONS: u8 = 128;
 const TRANSACTION: u8 = 129;
+const IF_EQUAL: u8 = 130;
+const KEYS: u8 = 131;
+const RANDOM_KEY: u8 = 132;
+const RANGE: u8 = 133;
+const COUNT_RANGE: u8 = 134;
 
 /// A command of many keys with more bytes than this may take long.
 const BRIEF_BYTES_MAX: usize = 4 << 10;
@@ -153,6 +182,7 @@ pub fn is_brief(bytes: &[u8]) -> bool {
     match bytes.first() {
         Some(&(GET | SET | INCREMENT | APPEND | LENGTH | EXPIRE | TIME_TO_LIVE | PERSIST)) => true,
         Some(&(DELETE | EXISTS | GET_MANY | SET_MANY)) => bytes.len() <= BRIEF_BYTES_MAX,
+        Some(&IF_EQUAL) => true,
         Some(&VERSIONS) => bytes.len() <= BRIEF_BYTES_MAX,
         Some(&TRANSACTION) if bytes.len() <= BRIEF_BYTES_MAX => {
             Transaction::decode(&bytes[1..]).is_some_and(|transaction| transaction.steps().all(|step| is_brief(step.command)))
@@ -285,6 +315,47 @@ impl Encoder<'_> {
         self.0.extend_from_slice(pattern);
     }
 
+    /// [`Operation::IfEqual`]
+    pub fn if_equal(self, key: &[u8], expected: &[u8], then: Then) {
+        let (kind, ms) = match then {
+            Then::Delete => (0, 0),
+            Then::Expire(ms) => (1, ms),
+            Then::ExpireAgain(ms) => (2, ms),
+            Then::Extend(ms) => (3, ms),
+        };
+        self.0.extend_from_slice(&[IF_EQUAL, kind]);
+        self.0.extend_from_slice(&i64::to_le_bytes(ms));
+        push_string(self.0, key);
+        self.0.extend_from_slice(expected);
+    }
+
+    /// [`Operation::Keys`]
+    pub fn keys(self, pattern: &[u8]) {
+        self.0.push(KEYS);
+        self.0.extend_from_slice(pattern);
+    }
+
+    /// [`Operation::RandomKey`]
+    pub fn random_key(self, seed: u64) {
+        self.0.push(RANDOM_KEY);
+        self.0.extend_from_slice(&seed.to_le_bytes());
+    }
+
+    /// [`Operation::Range`]
+    pub fn range(self, bounds: Bounds<'_>, limit: u64, is_reverse: bool) {
+        self.0.extend_from_slice(&[RANGE, u8::from(is_reverse)]);
+        push_varint(self.0, limit);
+        push_string(self.0, bounds.start);
+        self.0.extend_from_slice(bounds.end);
+    }
+
+    /// [`Operation::CountRange`]
+    pub fn count_range(self, bounds: Bounds<'_>) {
+        self.0.push(COUNT_RANGE);
+        push_string(self.0, bounds.start);
+        self.0.extend_from_slice(bounds.end);
+    }
+
     /// [`Operation::Versions`]
     pub fn versions<'k>(self, count: usize, keys: impl Iterator<Item = &'k [u8]>) {
         self.items(VERSIONS, count, keys);
@@ -308,6 +379,7 @@ impl<'a> Operation<'a> {
             | Operation::Length { key }
             | Operation::Expire { key, .. }
             | Operation::TimeToLive { key }
+            | Operation::IfEqual { key, .. }
             | Operation::Persist { key } => Some(key),
             _ => None,
         }
@@ -357,6 +429,26 @@ impl<'a> Operation<'a> {
                 let (position, rest) = split_varint(rest)?;
                 let (count, pattern) = split_varint(rest)?;
                 Operation::Scan { position, count, pattern }
+            }
+            IF_EQUAL => {
+                let (kind, rest) = rest.split_first()?;
+                let (ms, rest) = rest.split_first_chunk()?;
+                let ms = i64::from_le_bytes(*ms);
+                let (key, expected) = split_string(rest)?;
+                let then = [Then::Delete, Then::Expire(ms), Then::ExpireAgain(ms), Then::Extend(ms)];
+                Operation::IfEqual { key, expected, then: *then.get(usize::from(*kind))? }
+            }
+            KEYS => Operation::Keys { pattern: rest },
+            RANDOM_KEY => Operation::RandomKey { seed: u64::from_le_bytes(rest.try_into().ok()?) },
+            RANGE => {
+                let (flag, rest) = rest.split_first()?;
+                let (limit, rest) = split_varint(rest)?;
+                let (start, end) = split_string(rest)?;
+                (*flag < 2).then_some(Operation::Range { bounds: Bounds { start, end }, limit, is_reverse: *flag == 1 })?
+            }
+            COUNT_RANGE => {
+                let (start, end) = split_string(rest)?;
+                Operation::CountRange { bounds: Bounds { start, end } }
             }
             VERSIONS => Operation::Versions { keys: items(rest)? },
             TRANSACTION => Operation::Transaction(Transaction::decode(rest)?),
@@ -482,6 +574,17 @@ mod tests {
         assert_eq!(pairs.pairs().collect::<Vec<_>>(), [(key, &long[..]), (b"", key)]);
         let bytes = encoded(|e| e.scan(u64::MAX, 300, b"*"));
         assert_eq!(Operation::decode(&bytes), Some(Operation::Scan { position: u64::MAX, count: 300, pattern: b"*" }));
+        for then in [Then::Delete, Then::Expire(-5), Then::ExpireAgain(i64::MAX), Then::Extend(7)] {
+            let bytes = encoded(|e| e.if_equal(key, &long, then));
+            assert_eq!(Operation::decode(&bytes), Some(Operation::IfEqual { key, expected: &long, then }));
+        }
+        let bounds = Bounds { start: key, end: &long };
+        for is_reverse in [false, true] {
+            let bytes = encoded(|e| e.range(bounds, 300, is_reverse));
+            assert_eq!(Operation::decode(&bytes), Some(Operation::Range { bounds, limit: 300, is_reverse }));
+        }
+        let bytes = encoded(|e| e.count_range(bounds));
+        assert_eq!(Operation::decode(&bytes), Some(Operation::CountRange { bounds }));
         let bytes = encoded(|e| e.increment(key, i64::MIN));
         assert_eq!(Operation::decode(&bytes), Some(Operation::Increment { key, delta: i64::MIN }));
     }

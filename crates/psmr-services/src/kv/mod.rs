@@ -15,8 +15,10 @@ pub mod transaction;
 
 mod partition;
 mod place;
+pub mod range;
 mod snapshot;
 mod store;
+mod whole;
 
 pub(crate) use partition::parse_integer;
 pub use partition::KvPartition;
@@ -83,6 +85,13 @@ fn execute(handles: &mut Handles<'_>, command: Command<'_>, now_ms: u64, out: &m
             each_partition(handles, |partition| count += partition.size(now_ms) as i64)?;
             out.integer(count);
             Ok(())
+        }
+        Operation::Keys { .. } | Operation::RandomKey { .. } | Operation::Range { .. } | Operation::CountRange { .. } => {
+            if handles.gamma() != handles.topology().all() {
+                return Err(KvError::OutsideGamma);
+            }
+            let all: Vec<&KvPartition> = handles.partitions().filter_map(|p| p.as_any_mut().downcast_ref()).collect();
+            whole::read(&all, &operation, now_ms, out)
         }
         Operation::Versions { keys } => {
             out.list(keys.len());

@@ -1,12 +1,12 @@
 //! The state of one group and the commands on it.
 
 use super::bytes::Value;
-use super::command::{ExpireIf, Expiry, Items, Operation, SetIf};
+use super::command::{ExpireIf, Expiry, Items, Operation, SetIf, Then};
 use super::place::place_of;
 use super::reply::{KvError, WriteReply};
 use super::store::Store;
 use super::transaction::{Step, Transaction};
-use super::{snapshot, Cursor, VALUE_BYTES_MAX};
+use super::{snapshot, whole, Cursor, VALUE_BYTES_MAX};
 use crate::glob;
 use psmr_core::command::GroupId;
 use psmr_core::routing::Topology;
@@ -27,23 +27,24 @@ const SCAN_COUNT_MAX: u64 = 1 << 16;
 pub struct KvPartition {
     group: GroupId,
     topology: Topology,
-    store: Store,
+    pub(super) store: Store,
 }
 
 /// What time it is for a read.
 #[derive(Clone, Copy)]
-struct Time {
+pub(super) struct Time {
     /// By the group's clock.
-    now_ms: u64,
+    pub(super) now_ms: u64,
     /// An answer that depends on whether it is later than `now_ms` is unsettled up to here.
     horizon_ms: u64,
 }
 
 /// The answer depends on the time, and the group's clock is behind.
-struct Unsettled;
+#[derive(Debug)]
+pub(super) struct Unsettled;
 
 impl Time {
-    fn settled(now_ms: u64) -> Time {
+    pub(super) fn settled(now_ms: u64) -> Time {
         Time { now_ms, horizon_ms: now_ms }
     }
 }
@@ -213,6 +214,11 @@ impl KvPartition {
                 self.begin_write(now_ms);
                 out.integer(i64::from(self.expire(hash, key, expires_ms, condition, now_ms)));
             }
+            Operation::IfEqual { key, expected, then } => {
+                let hash = self.hash_of(key)?;
+                self.begin_write(now_ms);
+                out.integer(i64::from(self.if_equal(hash, key, expected, then, now_ms)?));
+            }
             Operation::Persist { key } => {
                 let hash = self.hash_of(key)?;
                 self.begin_write(now_ms);
@@ -345,6 +351,27 @@ impl KvPartition {
         true
     }
 
+    fn if_equal(&mut self, hash: u64, key: &[u8], expected: &[u8], then: Then, now_ms: u64) -> Result<bool, KvError> {
+        let Some(value) = self.store.live_mut(hash, key, now_ms).filter(|value| value.bytes() == expected) else {
+            return Ok(false);
+        };
+        let left_ms = value.expires_ms().map(|ms| ms.saturating_sub(now_ms));
+        let after_ms = match (then, left_ms) {
+            (Then::Delete, _) => None,
+            (Then::Expire(ms), _) | (Then::ExpireAgain(ms), Some(_)) => Some(ms),
+            (Then::Extend(ms), Some(left_ms)) => Some(ms.checked_add_unsigned(left_ms).ok_or(KvError::ExpireTime)?),
+            (Then::ExpireAgain(_) | Then::Extend(_), None) => return Ok(false),
+        };
+        match after_ms {
+            Some(ms) => {
+                let expires_ms = ms.checked_add_unsigned(now_ms).ok_or(KvError::ExpireTime)?;
+                self.expire(hash, key, expires_ms, ExpireIf::default(), now_ms)
+            }
+            None => self.store.remove(hash, key),
+        };
+        Ok(true)
+    }
+
     /// Executes a read; `Ok(false)` if it is none. If it is unsettled, part of a reply may have been written.
     fn read_operation(&self, operation: &Operation<'_>, time: Time, out: &mut Vec<u8>) -> Result<bool, Unsettled> {
         let foreign = match *operation {
@@ -376,6 +403,13 @@ impl KvPartition {
             Operation::Exists { keys } => out.integer(self.count(keys, time)?),
             Operation::Length { key } => out.integer(self.live(key, time)?.map_or(0, |value| value.bytes().len() as i64)),
             Operation::TimeToLive { key } => out.integer(self.time_to_live(key, time)?),
+            Operation::Keys { .. } | Operation::RandomKey { .. } | Operation::Range { .. } | Operation::CountRange { .. } => {
+                if self.topology.groups == 1 {
+                    whole::read_at(&[self], operation, time, out)?;
+                } else {
+                    out.error(KvError::OutsideGamma);
+                }
+            }
             Operation::Size if self.topology.groups == 1 => out.integer(self.size_at(time)?),
             Operation::Size => out.error(KvError::OutsideGamma),
             Operation::Versions { keys } => {
@@ -514,7 +548,7 @@ impl KvPartition {
 
 /// Whether a value exists at `time`.
 #[inline]
-fn is_live(value: &Value, time: Time) -> Result<bool, Unsettled> {
+pub(super) fn is_live(value: &Value, time: Time) -> Result<bool, Unsettled> {
     match value.expires_ms() {
         None => Ok(true),
         Some(expires_ms) if expires_ms <= time.now_ms => Ok(false),

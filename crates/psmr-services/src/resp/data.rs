@@ -2,7 +2,8 @@
 
 use super::{shown, Request, RespGateway};
 use crate::kv::command::{ExpireIf, Expiry, SetIf};
-use crate::kv::{parse_integer, Cursor};
+use crate::kv::range::Bounds;
+use crate::kv::{parse_integer, place_of, Cursor};
 use psmr_core::command::GroupSet;
 use psmr_core::gateway::Sink;
 
@@ -224,6 +225,46 @@ pub fn scan(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sin
             writer.array(0);
         }),
     }
+}
+
+pub fn keys(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.read(request, sink, |encoder| encoder.keys(request.argument(1)));
+}
+
+pub fn random_key(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.drawn += 1;
+    let drawn = [gateway.id, gateway.drawn, sink.wall_ms()].map(u64::to_le_bytes).concat();
+    gateway.read(request, sink, |encoder| encoder.random_key(place_of(&drawn).hash));
+}
+
+pub fn range(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let bounds = Bounds { start: request.argument(1), end: request.argument(2) };
+    match range_options(request) {
+        Ok((limit, is_reverse)) => gateway.read(request, sink, |encoder| encoder.range(bounds, limit, is_reverse)),
+        Err(text) => gateway.answer_error(sink, text),
+    }
+}
+
+/// The limit, and whether the last keys come first.
+fn range_options(request: &Request<'_>) -> Result<(u64, bool), &'static [u8]> {
+    let (mut limit, mut is_reverse) = (u64::MAX, false);
+    let mut arguments = (3..request.count()).map(|at| request.argument(at));
+    while let Some(option) = arguments.next() {
+        if option.eq_ignore_ascii_case(b"rev") {
+            is_reverse = true;
+        } else if option.eq_ignore_ascii_case(b"limit") {
+            let number = parse_integer(arguments.next().ok_or(SYNTAX)?).ok_or(NOT_AN_INTEGER)?;
+            limit = u64::try_from(number).map_err(|_| NOT_AN_INTEGER)?;
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    Ok((limit, is_reverse))
+}
+
+pub fn count_range(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let bounds = Bounds { start: request.argument(1), end: request.argument(2) };
+    gateway.read(request, sink, |encoder| encoder.count_range(bounds));
 }
 
 struct ScanOptions<'a> {

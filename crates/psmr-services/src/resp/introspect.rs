@@ -1,6 +1,6 @@
 //! Commands that tell about the server: COMMAND, INFO, CONFIG GET, CLIENT LIST.
 
-use super::table::{commands, find, find_subcommand, CommandSpec};
+use super::table::{commands, find, find_subcommand, CommandSpec, KeyPositions, NO_KEYS};
 use super::write::Writer;
 use super::{shown, Request, RespGateway, REDIS_VERSION};
 use crate::glob;
@@ -58,7 +58,8 @@ fn write_info(writer: &mut Writer<'_>, spec: &CommandSpec) {
     writer.bulk(spec.name.as_bytes());
     writer.integer(i64::from(spec.arity));
     write_words(writer, spec.flags);
-    [spec.keys.first, spec.keys.last, spec.keys.step].iter().for_each(|n| writer.integer(i64::from(*n)));
+    let KeyPositions { first, last, step } = if spec.has_counted_keys() { NO_KEYS } else { spec.keys };
+    [first, last, step].iter().for_each(|n| writer.integer(i64::from(*n)));
     write_words(writer, spec.categories);
     writer.set(spec.tips.split_whitespace().count());
     spec.tips.split_whitespace().for_each(|word| writer.bulk(word.as_bytes()));
@@ -73,6 +74,9 @@ fn write_words(writer: &mut Writer<'_>, words: &str) {
 }
 
 fn write_key_specs(writer: &mut Writer<'_>, spec: &CommandSpec) {
+    if spec.has_counted_keys() {
+        return write_counted_keys(writer, spec);
+    }
     if spec.keys.first == 0 {
         return writer.set(0);
     }
@@ -91,6 +95,23 @@ fn write_key_specs(writer: &mut Writer<'_>, spec: &CommandSpec) {
     write_key_search(writer, "index", &[("index", spec.keys.first)]);
     writer.bulk(b"find_keys");
     write_key_search(writer, "range", &[("lastkey", last), ("keystep", spec.keys.step), ("limit", 0)]);
+}
+
+/// The keys of EVAL and EVALSHA.
+fn write_counted_keys(writer: &mut Writer<'_>, spec: &CommandSpec) {
+    let has_note = spec.name == "eval";
+    writer.set(1);
+    writer.map(if has_note { 4 } else { 3 });
+    if has_note {
+        writer.bulk(b"notes");
+        writer.bulk(b"We cannot tell how the keys will be used so we assume the worst, RW and UPDATE");
+    }
+    writer.bulk(b"flags");
+    write_words(writer, spec.key_flags);
+    writer.bulk(b"begin_search");
+    write_key_search(writer, "index", &[("index", 2)]);
+    writer.bulk(b"find_keys");
+    write_key_search(writer, "keynum", &[("keynumidx", 0), ("firstkey", 1), ("keystep", 1)]);
 }
 
 fn write_key_search(writer: &mut Writer<'_>, kind: &str, fields: &[(&str, i32)]) {

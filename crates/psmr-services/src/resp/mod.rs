@@ -11,6 +11,8 @@ mod counts;
 mod data;
 mod introspect;
 mod parse;
+mod script;
+mod sha1;
 pub mod table;
 mod transaction;
 mod write;
@@ -106,6 +108,8 @@ pub struct RespGateway {
     library_version: String,
     wants_close: bool,
     transactions: Transactions,
+    /// Random keys that were asked for.
+    drawn: u64,
     /// For commands and answers while they are made.
     scratch: Vec<u8>,
     counts: Arc<Counts>,
@@ -250,6 +254,7 @@ impl RespGateway {
             library_version: String::new(),
             wants_close: false,
             transactions: Transactions::default(),
+            drawn: 0,
             scratch: Vec::new(),
             counts: Arc::default(),
         }
@@ -337,6 +342,10 @@ impl RespGateway {
         // A browser that was led here by another site must not get its requests executed.
         if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
             return Err(Vec::new());
+        }
+        if script::is_of_scripts(name) {
+            self.refuse(sink, script::not_supported());
+            return Ok(());
         }
         let mut list = Vec::new();
         for argument in &arguments[1..] {

@@ -39,9 +39,12 @@ pub struct KeyPositions {
     pub step: i32,
 }
 
-const NO_KEYS: KeyPositions = KeyPositions { first: 0, last: 0, step: 0 };
+/// None.
+pub(super) const NO_KEYS: KeyPositions = KeyPositions { first: 0, last: 0, step: 0 };
 const ONE_KEY: KeyPositions = KeyPositions { first: 1, last: 1, step: 1 };
 const ALL_KEYS: KeyPositions = KeyPositions { first: 1, last: -1, step: 1 };
+/// The number of keys is an argument, before them: the handler finds them.
+const COUNTED_KEYS: KeyPositions = KeyPositions { first: 0, last: 0, step: -1 };
 const PAIRS: KeyPositions = KeyPositions { first: 1, last: -1, step: 2 };
 
 /// A command. Lists in texts are separated by spaces.
@@ -132,6 +135,11 @@ impl CommandSpec {
         }
     }
 
+    /// Whether an argument says how many keys follow it.
+    pub fn has_counted_keys(&self) -> bool {
+        self.keys == COUNTED_KEYS
+    }
+
     /// The places of the keys among `count` arguments.
     #[inline]
     pub fn key_places(&self, count: usize) -> impl Iterator<Item = usize> {
@@ -153,7 +161,7 @@ const CONNECTION: &str = "@fast @connection";
 const CONNECTION_SLOW: &str = "@slow @connection";
 const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
 
-static COMMANDS: [CommandSpec; 35] = [
+static COMMANDS: [CommandSpec; 43] = [
     command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
         "string",
         "1.0.0",
@@ -307,6 +315,59 @@ static COMMANDS: [CommandSpec; 35] = [
     command("unwatch", 1, super::transaction::unwatch)
         .flags("noscript loading stale fast allow_busy", "@fast @transaction", "")
         .about("transactions", "2.2.0", "Forget about all watched keys"),
+    command("eval", -3, super::script::eval)
+        .keys(COUNTED_KEYS, RW, "RW access update")
+        .flags("noscript stale skip_monitor no_mandatory_keys movablekeys", "@slow @scripting", "")
+        .about("scripting", "2.6.0", "Execute a Lua script server side")
+        .costs("Depends on the script that is executed."),
+    command("evalsha", -3, super::script::evalsha)
+        .keys(COUNTED_KEYS, RW, "RW access update")
+        .flags("noscript stale skip_monitor no_mandatory_keys movablekeys", "@slow @scripting", "")
+        .about("scripting", "2.6.0", "Execute a Lua script server side")
+        .costs("Depends on the script that is executed."),
+    command("script", -2, local::container)
+        .flags("", "@slow", "")
+        .about("scripting", "2.6.0", "A container for Lua scripts management commands")
+        .costs("Depends on subcommand.")
+        .contains(&SCRIPT),
+    command("keys", 2, data::keys)
+        .whole(Access::ReadsAll)
+        .flags("readonly", "@keyspace @read @slow @dangerous", "request_policy:all_shards nondeterministic_output_order")
+        .about("generic", "1.0.0", "Find all keys matching the given pattern")
+        .costs("O(N) where N is the number of keys, of which all are looked at"),
+    command("randomkey", 1, data::random_key)
+        .whole(Access::ReadsAll)
+        .flags("readonly", "@keyspace @read @slow", "request_policy:all_shards nondeterministic_output")
+        .about("generic", "1.0.0", "Return a random key from the keyspace"),
+    command("flushdb", -1, data::clear)
+        .whole(Access::WritesAll)
+        .flags("write", "@keyspace @write @slow @dangerous", SHARDS_ALL)
+        .about("server", "1.0.0", "Remove all keys from the current database")
+        .costs("O(N) where N is the number of keys in the selected database"),
+    command("range", -3, data::range)
+        .whole(Access::ReadsAll)
+        .flags("readonly", "@keyspace @read @slow @dangerous", "")
+        .about("generic", "7.0.15", "Get keys in the order of their bytes, with their values (of psmr, not of Redis)")
+        .costs("O(N*log(M)) where N is the number of all keys and M that of the keys in the reply"),
+    command("countrange", 3, data::count_range)
+        .whole(Access::ReadsAll)
+        .flags("readonly", "@keyspace @read @slow @dangerous", "")
+        .about("generic", "7.0.15", "Count keys between two in the order of their bytes (of psmr, not of Redis)")
+        .costs("O(N) where N is the number of all keys"),
+];
+
+static SCRIPT: [CommandSpec; 3] = [
+    command("script|exists", -3, super::script::exists)
+        .flags("noscript", "@slow @scripting", "request_policy:all_shards response_policy:agg_logical_and")
+        .about("scripting", "2.6.0", "Check existence of scripts in the script cache.")
+        .costs("O(N) with N being the number of scripts to check"),
+    command("script|flush", -2, super::script::flush)
+        .flags("noscript", "@slow @scripting", "request_policy:all_nodes response_policy:all_succeeded")
+        .about("scripting", "2.6.0", "Remove all the scripts from the script cache."),
+    command("script|load", 3, super::script::load)
+        .flags("noscript stale", "@slow @scripting", "request_policy:all_nodes response_policy:all_succeeded")
+        .about("scripting", "2.6.0", "Load the specified Lua script into the script cache.")
+        .costs("O(N) with N being the length in bytes of the script body."),
 ];
 
 static CLIENT: [CommandSpec; 7] = [
@@ -498,7 +559,7 @@ mod tests {
             let touches_keys = matches!(command.access, Access::ReadsKeys | Access::WritesKeys);
             assert_eq!(touches_keys, command.keys != NO_KEYS, "{}", command.name);
             let writes = matches!(command.access, Access::WritesKeys | Access::WritesAll);
-            assert_eq!(writes, command.flags.contains("write"), "{}", command.name);
+            assert!(writes == command.flags.contains("write") || command.has_counted_keys(), "{}", command.name);
             assert!(!command.summary.is_empty() && !command.section.is_empty() && !command.since.is_empty());
             // A command with one key must have it whatever its number of arguments.
             assert!(command
