@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import click
 import pytest
 
 import psmr
-from psmr import cli
+from psmr import _psmr, cli
 from tests.cli.test_usage import COMMANDS
 from tests.e2e.support import consecutive_ports
 
@@ -105,3 +106,18 @@ def test_the_versions_agree() -> None:
     assert f"Rust {rust} or newer" in (ROOT / "README.md").read_text()
     assert f"RUST_VERSION := {rust}\n" in (ROOT / "Makefile").read_text()
     assert f"\n## {psmr.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def command_table() -> str:
+    """Return the table of the key-value store's commands, as the engine has them."""
+    rows = [f"| `{row['command']}` | {row['groups']} | {row['mode']} |" for row in json.loads(_psmr.explain("kv"))["c_g"]]
+    return "\n".join(["| command | multicast to | how it runs |", "|---|---|---|", *sorted(rows)])
+
+
+def test_the_table_of_commands_is_that_of_the_engine() -> None:
+    page = ROOT / "docs/reference/kv-commands.md"
+    head, _, _ = page.read_text().partition("| command |")
+    whole = f"{head}{command_table()}\n"
+    if "PSMR_REWRITE" in os.environ:
+        page.write_text(whole)
+    assert page.read_text() == whole, "PSMR_REWRITE=1 pytest tests/test_docs.py writes it anew"

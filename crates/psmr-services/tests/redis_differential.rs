@@ -153,8 +153,8 @@ impl Pair {
 /// Whether replies are the same, the time that passed between them apart.
 fn is_same(command: &[u8], theirs: &[u8], ours: &[u8]) -> bool {
     let slack = match command.to_ascii_lowercase().as_slice() {
-        b"ttl" => 5,
-        b"pttl" => 5000,
+        b"ttl" | b"expiretime" => 5,
+        b"pttl" | b"pexpiretime" => 5000,
         // Any of its replies may be a time.
         b"exec" => {
             let lines = |reply| text(reply).split("\r\n").map(str::to_owned).collect::<Vec<_>>();
@@ -249,12 +249,49 @@ fn option() -> BoxedStrategy<Vec<u8>> {
     pick(&["NX", "XX", "GET", "KEEPTTL", "nx", "xX", "gt", "LT", "EX", "PX", "EXAT", "PXAT", "COUNT", "MATCH", "foo\r\nbar", ""])
 }
 
+/// Commands that look into values, or do two things to a key at once.
+fn strings() -> BoxedStrategy<Vec<Vec<u8>>> {
+    let place = || pick(&["0", "1", "-1", "3", "-3", "7", "-8", "100", "-100", "8", "9223372036854775807", "x", ""]);
+    let bit_place = || pick(&["0", "1", "7", "8", "100", "900", "-1", "4294967295", "4294967296", "x"]);
+    let timed = (pick(&["EX", "PX", "EXAT", "PXAT", "ex"]), time()).prop_map(|(option, time)| vec![option, time]);
+    let get_options = prop_oneof![timed, pick(&["PERSIST", "persist", "NX", "EX"]).prop_map(|o| vec![o])];
+    let name = |names: &[&str]| pick(names);
+    prop_oneof![
+        2 => (name(&["getset", "setnx"]), key(), value()).prop_map(|(n, k, v)| vec![n, k, v]),
+        2 => (name(&["getdel", "type", "expiretime", "pexpiretime"]), key()).prop_map(|(n, k)| vec![n, k]),
+        2 => (key(), prop::collection::vec(get_options, 0..3)).prop_map(|(k, o)| [vec![b"getex".to_vec(), k], o.concat()].concat()),
+        1 => (name(&["setex", "psetex"]), key(), time(), value()).prop_map(|(n, k, t, v)| vec![n, k, t, v]),
+        1 => prop::collection::vec((key(), value()), 1..4)
+            .prop_map(|pairs| [vec![b"msetnx".to_vec()], pairs.into_iter().flat_map(|(k, v)| [k, v]).collect()].concat()),
+        2 => (name(&["getrange", "substr"]), key(), place(), place()).prop_map(|(n, k, a, b)| vec![n, k, a, b]),
+        1 => (key(), pick(&["0", "1", "5", "30", "-1", "536870911", "536870912", "x"]), prop_oneof![value(), Just(Vec::new())])
+            .prop_filter("no half a gigabyte", |(_, offset, value)| offset != b"536870911" || value.len() != 1)
+            .prop_map(|(k, o, v)| vec![b"setrange".to_vec(), k, o, v]),
+        1 => (name(&["unlink", "touch"]), prop::collection::vec(key(), 1..4)).prop_map(|(n, k)| [vec![n], k].concat()),
+        1 => (name(&["expireat", "pexpireat"]), key(), time(), prop::collection::vec(pick(&["NX", "XX", "GT", "LT"]), 0..2))
+            .prop_map(|(n, k, t, o)| [vec![n, k, t], o].concat()),
+        2 => (name(&["rename", "renamenx"]), key(), key()).prop_map(|(n, a, b)| vec![n, a, b]),
+        2 => (key(), key(), prop::collection::vec(pick(&["REPLACE", "replace", "DB 0", "nonsense"]), 0..2)).prop_map(|(a, b, o)| {
+            let options = o.iter().flat_map(|o| o.split(|b| *b == b' ').map(<[u8]>::to_vec)).collect();
+            [vec![b"copy".to_vec(), a, b], options].concat()
+        }),
+        2 => (key(), bit_place(), pick(&["0", "1", "1", "2", "x"]))
+            .prop_filter("no half a gigabyte", |(_, at, bit)| at != b"4294967295" || (bit != b"0" && bit != b"1"))
+            .prop_map(|(k, at, bit)| vec![b"setbit".to_vec(), k, at, bit]),
+        1 => (key(), bit_place()).prop_map(|(k, at)| vec![b"getbit".to_vec(), k, at]),
+        2 => (key(), prop::collection::vec(place(), 0..3), prop::collection::vec(pick(&["BIT", "byte", "bit", "word"]), 0..2))
+            .prop_map(|(k, p, u)| [vec![b"bitcount".to_vec(), k], p, u].concat()),
+    ]
+    .boxed()
+}
+
 /// Commands as they are meant, with edge values.
 fn shaped() -> BoxedStrategy<Vec<Vec<u8>>> {
     let timed = (pick(&["EX", "PX", "EXAT", "PXAT", "ex"]), time()).prop_map(|(option, time)| vec![option, time]);
     let set_options = prop::collection::vec(prop_oneof![timed, option().prop_map(|o| vec![o])], 0..3);
     let name = |names: &[&str]| pick(names);
     prop_oneof![
+        3 => strings(),
         4 => (name(&["set", "SET", "sEt"]), key(), value(), set_options)
             .prop_map(|(n, k, v, o)| [vec![n, k, v], o.concat()].concat()),
         3 => (name(&["get", "strlen", "ttl", "pttl", "persist", "incr", "decr"]), key()).prop_map(|(n, k)| vec![n, k]),
@@ -274,9 +311,63 @@ fn shaped() -> BoxedStrategy<Vec<Vec<u8>>> {
 /// Any arguments to any command.
 fn soup() -> BoxedStrategy<Vec<Vec<u8>>> {
     let names = pick(&[
-        "get", "set", "del", "exists", "mget", "mset", "incr", "incrby", "decr", "decrby", "append", "strlen", "expire",
-        "pexpire", "ttl", "pttl", "persist", "dbsize", "ping", "echo", "select", "GETX", "", "client", "config", "command",
-        "flushall", "hello", "a\rb'c", "multi", "exec", "discard", "watch", "unwatch",
+        "get",
+        "set",
+        "del",
+        "exists",
+        "mget",
+        "mset",
+        "incr",
+        "incrby",
+        "decr",
+        "decrby",
+        "append",
+        "strlen",
+        "expire",
+        "pexpire",
+        "ttl",
+        "pttl",
+        "persist",
+        "dbsize",
+        "ping",
+        "echo",
+        "select",
+        "GETX",
+        "",
+        "client",
+        "config",
+        "command",
+        "flushall",
+        "hello",
+        "a\rb'c",
+        "multi",
+        "exec",
+        "discard",
+        "watch",
+        "unwatch",
+        "getset",
+        "getdel",
+        "getex",
+        "setnx",
+        "setex",
+        "psetex",
+        "msetnx",
+        "getrange",
+        "substr",
+        "setrange",
+        "unlink",
+        "type",
+        "touch",
+        "expireat",
+        "pexpireat",
+        "expiretime",
+        "pexpiretime",
+        "rename",
+        "renamenx",
+        "copy",
+        "setbit",
+        "getbit",
+        "bitcount",
     ]);
     let argument =
         prop_oneof![key(), time(), option(), pick(&["2", "3", "setname", "getname", "id", "auth", "default", "no-evict", "on"])];

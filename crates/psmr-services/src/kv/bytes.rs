@@ -146,6 +146,25 @@ impl Value {
         }
     }
 
+    /// The value's bytes, to be changed in place.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            ValueForm::Inline { length, bytes } => &mut bytes[..usize::from(*length).min(VALUE_INLINE)],
+            ValueForm::Heap(bytes) => bytes,
+            ValueForm::Timed(timed) => timed.1.bytes_mut(),
+        }
+    }
+
+    /// Appends zeros until there are so many bytes.
+    pub fn grow(&mut self, length: usize) {
+        let missing = length.saturating_sub(self.bytes().len());
+        match &mut self.0 {
+            ValueForm::Heap(bytes) => bytes.resize(bytes.len() + missing, 0),
+            ValueForm::Timed(timed) => timed.1.grow(length),
+            ValueForm::Inline { .. } => self.append(&vec![0; missing]),
+        }
+    }
+
     /// Sets or removes the expiry.
     pub fn set_expires_ms(&mut self, expires_ms: Option<u64>) {
         match (&mut self.0, expires_ms) {
@@ -186,13 +205,19 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn a_value_is_what_was_assigned_and_appended(steps in proptest::collection::vec(
-            (0..4u8, proptest::collection::vec(0..255u8, 0..40)), 0..30)) {
+            (0..5u8, proptest::collection::vec(0..255u8, 0..40)), 0..30)) {
             let mut value = Value::new(b"");
             let (mut bytes, mut expires_ms) = (Vec::new(), None);
             for (step, new) in steps {
                 match step {
                     0 => { value.assign(&new); bytes = new; }
                     1 => { value.append(&new); bytes.extend_from_slice(&new); }
+                    4 => {
+                        value.grow(new.len());
+                        bytes.resize(bytes.len().max(new.len()), 0);
+                        value.bytes_mut().reverse();
+                        bytes.reverse();
+                    }
                     2 => { expires_ms = Some(new.len() as u64); value.set_expires_ms(expires_ms); }
                     _ => { expires_ms = None; value.set_expires_ms(None); }
                 }

@@ -2,6 +2,7 @@
 //! and counts take one byte up to 127.
 
 use super::range::Bounds;
+use super::reply::KvError;
 use super::transaction::{self, Transaction};
 use std::fmt;
 
@@ -86,6 +87,31 @@ pub enum Operation<'a> {
     Size,
     /// Removes all keys.
     Clear,
+    /// The value of a key, which is then removed.
+    Take { key: &'a [u8] },
+    /// The value of a key, whose expiry is then changed.
+    GetExpire { key: &'a [u8], expiry: Expiry },
+    /// Bytes of a value from one place to another, both included; negative places count from the end.
+    Part { key: &'a [u8], start: i64, end: i64 },
+    /// Writes over a value from a place on, with zeros before it if need be; the reply is the length after.
+    Overwrite { key: &'a [u8], offset: u64, bytes: &'a [u8] },
+    /// When a key expires, in milliseconds since 1970; -1 if it does not, -2 if it is not there.
+    ExpireTime { key: &'a [u8] },
+    /// What a key's value is, in a word.
+    Type { key: &'a [u8] },
+    /// Sets keys as `SetMany` does if none of them is there; the reply is whether it did.
+    SetManyAbsent { pairs: Items<'a> },
+    /// Gives a key's value and expiry to another key. `copy`: the first one keeps them too. `absent`: only if the other is
+    /// not there; the reply then is whether it was done, else done.
+    Move { source: &'a [u8], target: &'a [u8], copy: bool, absent: bool, counts: bool },
+    /// Sets a bit of a value; the reply is the bit before.
+    SetBit { key: &'a [u8], offset: u64, bit: bool },
+    /// A bit of a value.
+    GetBit { key: &'a [u8], offset: u64 },
+    /// How many bits are set.
+    CountBits { key: &'a [u8], range: Option<BitRange> },
+    /// A read that cannot be executed: an error if the key is there, else the reply of a key that is not.
+    Refuse { key: &'a [u8], kind: u8, otherwise_zero: bool },
     /// Keys of one group from a position on: the reply is a list of the next position and a list of keys that match.
     Scan { position: u64, count: u64, pattern: &'a [u8] },
     /// Does something to a key if its value is this one; the reply is 1 if it did, else 0.
@@ -102,6 +128,17 @@ pub enum Operation<'a> {
     Versions { keys: Items<'a> },
     /// Several commands as one, if keys have the versions that they had; the reply is the list of their replies, or null.
     Transaction(Transaction<'a>),
+}
+
+/// A part of a value, both ends included; negative places count from the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BitRange {
+    /// The first place.
+    pub start: i64,
+    /// The last one.
+    pub end: i64,
+    /// They count bits, not bytes.
+    pub is_in_bits: bool,
 }
 
 /// A list of strings in a command.
@@ -166,6 +203,18 @@ const PERSIST: u8 = 12;
 const SIZE: u8 = 13;
 const CLEAR: u8 = 14;
 const SCAN: u8 = 15;
+const TAKE: u8 = 16;
+const GET_EXPIRE: u8 = 17;
+const PART: u8 = 18;
+const OVERWRITE: u8 = 19;
+const EXPIRE_TIME: u8 = 20;
+const SET_MANY_ABSENT: u8 = 21;
+const MOVE: u8 = 22;
+const SET_BIT: u8 = 23;
+const GET_BIT: u8 = 24;
+const COUNT_BITS: u8 = 25;
+const REFUSE: u8 = 26;
+const TYPE: u8 = 27;
 const VERSIONS: u8 = 128;
 const TRANSACTION: u8 = 129;
 const IF_EQUAL: u8 = 130;
@@ -181,8 +230,8 @@ const BRIEF_BYTES_MAX: usize = 4 << 10;
 pub fn is_brief(bytes: &[u8]) -> bool {
     match bytes.first() {
         Some(&(GET | SET | INCREMENT | APPEND | LENGTH | EXPIRE | TIME_TO_LIVE | PERSIST)) => true,
-        Some(&(DELETE | EXISTS | GET_MANY | SET_MANY)) => bytes.len() <= BRIEF_BYTES_MAX,
-        Some(&IF_EQUAL) => true,
+        Some(&(TAKE | GET_EXPIRE | PART | EXPIRE_TIME | GET_BIT | REFUSE | TYPE | IF_EQUAL)) => true,
+        Some(&(DELETE | EXISTS | GET_MANY | SET_MANY | SET_MANY_ABSENT)) => bytes.len() <= BRIEF_BYTES_MAX,
         Some(&VERSIONS) => bytes.len() <= BRIEF_BYTES_MAX,
         Some(&TRANSACTION) if bytes.len() <= BRIEF_BYTES_MAX => {
             Transaction::decode(&bytes[1..]).is_some_and(|transaction| transaction.steps().all(|step| is_brief(step.command)))
@@ -356,6 +405,97 @@ impl Encoder<'_> {
         self.0.extend_from_slice(bounds.end);
     }
 
+    /// [`Operation::Take`]
+    pub fn take(self, key: &[u8]) {
+        self.0.push(TAKE);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::GetExpire`]
+    pub fn get_expire(self, key: &[u8], expiry: Expiry) {
+        self.0.push(GET_EXPIRE);
+        push_expiry(self.0, expiry, 0);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Part`]
+    pub fn part(self, key: &[u8], start: i64, end: i64) {
+        self.0.push(PART);
+        self.0.extend_from_slice(&start.to_le_bytes());
+        self.0.extend_from_slice(&end.to_le_bytes());
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Overwrite`]
+    pub fn overwrite(self, key: &[u8], offset: u64, bytes: &[u8]) {
+        self.0.push(OVERWRITE);
+        push_varint(self.0, offset);
+        push_string(self.0, key);
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// [`Operation::ExpireTime`]
+    pub fn expire_time(self, key: &[u8]) {
+        self.0.push(EXPIRE_TIME);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Type`]
+    pub fn type_of(self, key: &[u8]) {
+        self.0.push(TYPE);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::SetManyAbsent`]; `count` is twice the number of pairs.
+    pub fn set_many_absent<'k>(self, count: usize, keys_and_values: impl Iterator<Item = &'k [u8]>) {
+        self.items(SET_MANY_ABSENT, count, keys_and_values);
+    }
+
+    /// [`Operation::Move`]
+    pub fn relocate(self, source: &[u8], target: &[u8], copy: bool, absent: bool, counts: bool) {
+        self.0.push(MOVE);
+        self.0.push(u8::from(copy) | u8::from(absent) << 1 | u8::from(counts) << 2);
+        push_string(self.0, source);
+        self.0.extend_from_slice(target);
+    }
+
+    /// [`Operation::SetBit`]
+    pub fn set_bit(self, key: &[u8], offset: u64, bit: bool) {
+        self.0.push(SET_BIT);
+        self.0.push(u8::from(bit));
+        push_varint(self.0, offset);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::GetBit`]
+    pub fn get_bit(self, key: &[u8], offset: u64) {
+        self.0.push(GET_BIT);
+        push_varint(self.0, offset);
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::CountBits`]
+    pub fn count_bits(self, key: &[u8], range: Option<BitRange>) {
+        self.0.push(COUNT_BITS);
+        match range {
+            None => self.0.push(0),
+            Some(BitRange { start, end, is_in_bits }) => {
+                self.0.push(1 + u8::from(is_in_bits));
+                self.0.extend_from_slice(&start.to_le_bytes());
+                self.0.extend_from_slice(&end.to_le_bytes());
+            }
+        }
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Refuse`]
+    pub fn refuse(self, key: &[u8], kind: KvError, otherwise_zero: bool) {
+        self.0.push(REFUSE);
+        self.0.push(kind as u8);
+        self.0.push(u8::from(otherwise_zero));
+        self.0.extend_from_slice(key);
+    }
+
     /// [`Operation::Versions`]
     pub fn versions<'k>(self, count: usize, keys: impl Iterator<Item = &'k [u8]>) {
         self.items(VERSIONS, count, keys);
@@ -380,7 +520,17 @@ impl<'a> Operation<'a> {
             | Operation::Expire { key, .. }
             | Operation::TimeToLive { key }
             | Operation::IfEqual { key, .. }
-            | Operation::Persist { key } => Some(key),
+            | Operation::Persist { key }
+            | Operation::Take { key }
+            | Operation::GetExpire { key, .. }
+            | Operation::Part { key, .. }
+            | Operation::Overwrite { key, .. }
+            | Operation::ExpireTime { key }
+            | Operation::Type { key }
+            | Operation::SetBit { key, .. }
+            | Operation::GetBit { key, .. }
+            | Operation::CountBits { key, .. }
+            | Operation::Refuse { key, .. } => Some(key),
             _ => None,
         }
     }
@@ -450,6 +600,51 @@ impl<'a> Operation<'a> {
                 let (start, end) = split_string(rest)?;
                 Operation::CountRange { bounds: Bounds { start, end } }
             }
+            TAKE => Operation::Take { key: rest },
+            GET_EXPIRE => {
+                let (_, expiry, key) = split_expiry(rest).filter(|(flags, expiry, _)| *flags == 0 && *expiry != Expiry::Keep)?;
+                Operation::GetExpire { key, expiry }
+            }
+            PART => {
+                let (start, rest) = split_place(rest)?;
+                let (end, key) = split_place(rest)?;
+                Operation::Part { key, start, end }
+            }
+            OVERWRITE => {
+                let (offset, rest) = split_varint(rest)?;
+                let (key, bytes) = split_string(rest)?;
+                Operation::Overwrite { key, offset, bytes }
+            }
+            EXPIRE_TIME => Operation::ExpireTime { key: rest },
+            TYPE => Operation::Type { key: rest },
+            SET_MANY_ABSENT => Operation::SetManyAbsent { pairs: items(rest).filter(|items| items.count % 2 == 0)? },
+            MOVE => {
+                let (flags, rest) = rest.split_first().filter(|(flags, _)| **flags < 8)?;
+                let (source, target) = split_string(rest)?;
+                Operation::Move { source, target, copy: flags & 1 != 0, absent: flags & 2 != 0, counts: flags & 4 != 0 }
+            }
+            SET_BIT => {
+                let (bit, rest) = rest.split_first().filter(|(bit, _)| **bit < 2)?;
+                let (offset, key) = split_varint(rest)?;
+                Operation::SetBit { key, offset, bit: *bit == 1 }
+            }
+            GET_BIT => {
+                let (offset, key) = split_varint(rest)?;
+                Operation::GetBit { key, offset }
+            }
+            COUNT_BITS => match rest.split_first()? {
+                (0, key) => Operation::CountBits { key, range: None },
+                (form @ (1 | 2), rest) => {
+                    let (start, rest) = split_place(rest)?;
+                    let (end, key) = split_place(rest)?;
+                    Operation::CountBits { key, range: Some(BitRange { start, end, is_in_bits: *form == 2 }) }
+                }
+                _ => return None,
+            },
+            REFUSE => {
+                let [kind, zero, key @ ..] = rest else { return None };
+                Operation::Refuse { key, kind: *kind, otherwise_zero: *zero == 1 }
+            }
             VERSIONS => Operation::Versions { keys: items(rest)? },
             TRANSACTION => Operation::Transaction(Transaction::decode(rest)?),
             _ => return None,
@@ -465,6 +660,11 @@ fn items(bytes: &[u8]) -> Option<Items<'_>> {
         rest = split_string(rest)?.1;
     }
     rest.is_empty().then_some(Items { count: count as usize, bytes })
+}
+
+fn split_place(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let (place, rest) = bytes.split_first_chunk()?;
+    Some((i64::from_le_bytes(*place), rest))
 }
 
 #[inline]
@@ -591,7 +791,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, code in 0..20u8) {
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, code in 0..30u8) {
             let mut bytes = bytes;
             bytes.insert(0, code);
             if let Some(Operation::Delete { keys } | Operation::SetMany { pairs: keys }) = Operation::decode(&bytes) {

@@ -121,6 +121,37 @@ fn execute(handles: &mut Handles<'_>, command: Command<'_>, now_ms: u64, out: &m
             out.done();
             Ok(())
         }
+        Operation::SetManyAbsent { pairs } => {
+            check_gamma(handles, pairs.step_by(2))?;
+            each_partition(handles, |partition| partition.begin_write(now_ms))?;
+            let mut is_done = true;
+            for key in pairs.step_by(2) {
+                is_done &= !partition_of(handles, key)?.exists(key, now_ms);
+            }
+            for (key, value) in pairs.pairs().filter(|_| is_done) {
+                partition_of(handles, key)?.put(key, value, now_ms);
+            }
+            out.integer(i64::from(is_done));
+            Ok(())
+        }
+        Operation::Move { source, target, copy, absent, counts } => {
+            check_gamma(handles, [source, target])?;
+            each_partition(handles, |partition| partition.begin_write(now_ms))?;
+            let content = partition_of(handles, source)?.content(source, now_ms);
+            let is_taken = absent && partition_of(handles, target)?.exists(target, now_ms);
+            match (content, is_taken) {
+                (None, _) if !(copy && counts) => return Err(KvError::NoSuchKey),
+                (None, _) | (Some(_), true) => out.integer(0),
+                (Some(content), false) => {
+                    partition_of(handles, target)?.put_content(target, &content, now_ms);
+                    if !copy {
+                        partition_of(handles, source)?.delete(source, now_ms);
+                    }
+                    partition::moved(counts, out);
+                }
+            }
+            Ok(())
+        }
         Operation::Clear => {
             if handles.gamma() != handles.topology().all() {
                 return Err(KvError::OutsideGamma);

@@ -13,6 +13,10 @@ use psmr_core::routing::Topology;
 use psmr_core::service::{Context, Partition, ReadContext, ReadOutcome, Replies, Slice};
 use std::any::Any;
 
+mod strings;
+
+pub(super) use strings::moved;
+
 /// Commands whose memory is fetched together: what they touch fits a processor's first cache.
 const PREPARED_AT_ONCE: usize = 64;
 
@@ -228,6 +232,12 @@ impl KvPartition {
                 }
                 out.integer(i64::from(had));
             }
+            Operation::Take { .. }
+            | Operation::GetExpire { .. }
+            | Operation::Overwrite { .. }
+            | Operation::SetManyAbsent { .. }
+            | Operation::Move { .. }
+            | Operation::SetBit { .. } => self.write_string(operation, now_ms, out)?,
             Operation::Clear => {
                 if self.topology.groups != 1 {
                     return Err(KvError::OutsideGamma);
@@ -375,7 +385,15 @@ impl KvPartition {
     /// Executes a read; `Ok(false)` if it is none. If it is unsettled, part of a reply may have been written.
     fn read_operation(&self, operation: &Operation<'_>, time: Time, out: &mut Vec<u8>) -> Result<bool, Unsettled> {
         let foreign = match *operation {
-            Operation::Get { key } | Operation::Length { key } | Operation::TimeToLive { key } => self.hash_of(key).is_err(),
+            Operation::Get { key }
+            | Operation::Length { key }
+            | Operation::TimeToLive { key }
+            | Operation::Part { key, .. }
+            | Operation::ExpireTime { key }
+            | Operation::Type { key }
+            | Operation::GetBit { key, .. }
+            | Operation::CountBits { key, .. }
+            | Operation::Refuse { key, .. } => self.hash_of(key).is_err(),
             Operation::Exists { keys } | Operation::GetMany { keys } | Operation::Versions { keys } => {
                 self.check_keys(keys).is_err()
             }
@@ -419,6 +437,12 @@ impl KvPartition {
                 }
             }
             Operation::Transaction(transaction) => self.transact_reads(&transaction, time, out)?,
+            Operation::Part { .. }
+            | Operation::ExpireTime { .. }
+            | Operation::Type { .. }
+            | Operation::GetBit { .. }
+            | Operation::CountBits { .. }
+            | Operation::Refuse { .. } => self.read_string(operation, time, out)?,
             Operation::Scan { position, count, pattern } => self.scan(position, count, pattern, time, out)?,
             _ => return Ok(false),
         }

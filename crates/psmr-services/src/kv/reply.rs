@@ -7,6 +7,7 @@
 //!       | 3, length u32, bytes       a string
 //!       | 4, count u32, reply...     a list
 //!       | 5, kind u8                 an error
+//!       | 6, length u8, bytes        a word of the service, not of a client
 //! ```
 //! All numbers are little-endian.
 
@@ -26,16 +27,23 @@ pub enum KvError {
     OutsideGamma = 5,
     /// The bytes are no command of this version, or not one that may be executed in this way.
     Malformed = 6,
+    /// The key is not there.
+    NoSuchKey = 7,
+    /// The options are wrong.
+    Syntax = 8,
 }
 
 impl KvError {
-    const ALL: [KvError; 6] = [
+    /// All of them.
+    pub const ALL: [KvError; 8] = [
         KvError::NotAnInteger,
         KvError::Overflow,
         KvError::TooLong,
         KvError::ExpireTime,
         KvError::OutsideGamma,
         KvError::Malformed,
+        KvError::NoSuchKey,
+        KvError::Syntax,
     ];
 }
 
@@ -45,6 +53,7 @@ const INTEGER: u8 = 2;
 const BYTES: u8 = 3;
 const LIST: u8 = 4;
 const ERROR: u8 = 5;
+const WORD: u8 = 6;
 
 /// Appends replies to a buffer.
 pub trait WriteReply {
@@ -60,6 +69,8 @@ pub trait WriteReply {
     fn list(&mut self, count: usize);
     /// An error.
     fn error(&mut self, kind: KvError);
+    /// A word, which is short.
+    fn word(&mut self, word: &str);
 }
 
 impl WriteReply for Vec<u8> {
@@ -95,6 +106,12 @@ impl WriteReply for Vec<u8> {
         self.push(ERROR);
         self.push(kind as u8);
     }
+
+    fn word(&mut self, word: &str) {
+        self.push(WORD);
+        self.push(word.len() as u8);
+        self.extend_from_slice(word.as_bytes());
+    }
 }
 
 /// A reply, or the head of one: the replies of a list follow it.
@@ -112,6 +129,8 @@ pub enum Reply<'a> {
     List(usize),
     /// An error.
     Error(KvError),
+    /// A word of the service.
+    Word(&'a [u8]),
 }
 
 /// The next reply at the start of `bytes`, and what follows it; `None` if there is no whole one.
@@ -137,6 +156,11 @@ pub fn split_reply(bytes: &[u8]) -> Option<(Reply<'_>, &[u8])> {
         ERROR => {
             let (kind, rest) = rest.split_first()?;
             KvError::ALL.into_iter().find(|k| *k as u8 == *kind).map(|kind| (Reply::Error(kind), rest))
+        }
+        WORD => {
+            let (length, rest) = rest.split_first()?;
+            let (word, rest) = rest.split_at_checked(usize::from(*length))?;
+            Some((Reply::Word(word), rest))
         }
         _ => None,
     }
@@ -178,8 +202,10 @@ mod tests {
         bytes.integer(-7);
         bytes.done();
         bytes.null();
+        bytes.word("string");
         KvError::ALL.into_iter().for_each(|kind| bytes.error(kind));
-        let mut expected = vec![Reply::List(2), Reply::String(b"ab"), Reply::Integer(-7), Reply::Done, Reply::Null];
+        let mut expected =
+            vec![Reply::List(2), Reply::String(b"ab"), Reply::Integer(-7), Reply::Done, Reply::Null, Reply::Word(b"string")];
         expected.extend(KvError::ALL.map(Reply::Error));
         let (mut rest, mut found) = (&bytes[..], Vec::new());
         while let Some((reply, after)) = split_reply(rest) {

@@ -19,6 +19,34 @@ pub fn ping(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sin
     }
 }
 
+/// What a replica of Redis Cluster wants to know beforehand, and none here: all replicas do everything.
+pub fn done(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.answer(sink, |writer| writer.simple("OK"));
+}
+
+/// Whatever was answered before is held by a majority: by this replica and so many others.
+pub fn wait(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let number = |at: usize| parse_integer(request.argument(at));
+    match (number(1), number(2)) {
+        (Some(_), Some(timeout)) if timeout < 0 => gateway.answer_error(sink, b"ERR timeout is negative"),
+        (Some(_), Some(_)) => {
+            let others = i64::from(sink.node().replicas / 2);
+            gateway.answer(sink, |writer| writer.integer(others));
+        }
+        (None, _) => gateway.answer_error(sink, b"ERR value is not an integer or out of range"),
+        (_, None) => gateway.answer_error(sink, b"ERR timeout is not an integer or out of range"),
+    }
+}
+
+pub fn time(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    let now_ms = sink.wall_ms();
+    gateway.answer(sink, |writer| {
+        writer.array(2);
+        writer.bulk((now_ms / 1000).to_string().as_bytes());
+        writer.bulk((now_ms % 1000 * 1000).to_string().as_bytes());
+    });
+}
+
 pub fn echo(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
     gateway.answer(sink, |writer| writer.bulk(request.argument(1)));
 }

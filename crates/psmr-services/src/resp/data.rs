@@ -1,14 +1,15 @@
 //! Commands on keys: from RESP arguments to the service's commands.
 
-use super::{shown, Request, RespGateway};
+use super::{error_text, shown, Request, RespGateway};
 use crate::kv::command::{ExpireIf, Expiry, SetIf};
 use crate::kv::range::Bounds;
+use crate::kv::reply::KvError;
 use crate::kv::{parse_integer, place_of, Cursor};
 use psmr_core::command::GroupSet;
 use psmr_core::gateway::Sink;
 
-const SYNTAX: &[u8] = b"ERR syntax error";
-const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
+pub const SYNTAX: &[u8] = b"ERR syntax error";
+pub const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
 
 type Refusal = Vec<u8>;
 
@@ -57,30 +58,31 @@ impl SetOptions {
             }
         }
         if let Some((option, time)) = timed {
-            options.expiry = option.expiry(time)?;
+            options.expiry = option.expiry(time).map_err(|kind| error_text(kind, request.command))?;
         }
         Ok(options)
     }
 }
 
 #[derive(Clone, Copy, PartialEq)]
-struct TimeOption {
-    name: &'static str,
+pub struct TimeOption {
+    pub name: &'static str,
     unit_ms: i64,
     is_absolute: bool,
 }
 
 impl TimeOption {
-    const ALL: [TimeOption; 4] = [
+    pub const ALL: [TimeOption; 4] = [
         TimeOption { name: "ex", unit_ms: 1000, is_absolute: false },
         TimeOption { name: "px", unit_ms: 1, is_absolute: false },
         TimeOption { name: "exat", unit_ms: 1000, is_absolute: true },
         TimeOption { name: "pxat", unit_ms: 1, is_absolute: true },
     ];
 
-    fn expiry(self, time: &[u8]) -> Result<Expiry, Refusal> {
-        let time = parse_integer(time).ok_or(NOT_AN_INTEGER)?;
-        let ms = time.checked_mul(self.unit_ms).filter(|ms| *ms > 0).ok_or_else(|| expire_time_error("set"))?;
+    /// The expiry that a time in the option's unit is, or why it is none.
+    pub fn expiry(self, time: &[u8]) -> Result<Expiry, KvError> {
+        let time = parse_integer(time).ok_or(KvError::NotAnInteger)?;
+        let ms = time.checked_mul(self.unit_ms).filter(|ms| *ms > 0).ok_or(KvError::ExpireTime)?;
         Ok(if self.is_absolute { Expiry::AtMs(ms) } else { Expiry::AfterMs(ms) })
     }
 }
@@ -144,18 +146,19 @@ pub fn length(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn S
 }
 
 pub fn expire_seconds(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
-    expire(gateway, request, sink, 1000);
+    expire(gateway, request, sink, 1000, Expiry::AfterMs);
 }
 
 pub fn expire_milliseconds(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
-    expire(gateway, request, sink, 1);
+    expire(gateway, request, sink, 1, Expiry::AfterMs);
 }
 
-fn expire(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink, unit_ms: i64) {
+/// `from`: what the time counts from.
+pub fn expire(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink, unit_ms: i64, from: fn(i64) -> Expiry) {
     let options = expire_options(request).and_then(|condition| {
         let time = parse_integer(request.argument(2)).ok_or(NOT_AN_INTEGER)?;
         let ms = time.checked_mul(unit_ms).ok_or_else(|| expire_time_error(request.spec.name))?;
-        Ok((Expiry::AfterMs(ms), condition))
+        Ok((from(ms), condition))
     });
     match options {
         Ok((expiry, condition)) => gateway.write(request, sink, |encoder| encoder.expire(request.argument(1), expiry, condition)),

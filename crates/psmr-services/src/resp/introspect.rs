@@ -80,21 +80,29 @@ fn write_key_specs(writer: &mut Writer<'_>, spec: &CommandSpec) {
     if spec.keys.first == 0 {
         return writer.set(0);
     }
-    // Relative to the first key: the last one.
-    let last = if spec.keys.last < 0 { spec.keys.last } else { spec.keys.last - spec.keys.first };
-    let has_note = spec.key_flags.contains("variable_flags");
-    writer.set(1);
-    writer.map(if has_note { 4 } else { 3 });
-    if has_note {
-        writer.bulk(b"notes");
-        writer.bulk(b"RW and ACCESS due to the optional `GET` argument");
+    let note = match spec.name {
+        "set" => Some("RW and ACCESS due to the optional `GET` argument"),
+        "getex" => Some("RW and UPDATE because it changes the TTL"),
+        _ => None,
+    };
+    let parts = spec.key_flags.split('|').count();
+    writer.set(parts);
+    for (first, flags) in (spec.keys.first..).zip(spec.key_flags.split('|')) {
+        // Relative to the first key: the last one.
+        let last = if spec.keys.last < 0 { spec.keys.last } else { spec.keys.last - spec.keys.first };
+        writer.map(if note.is_some() { 4 } else { 3 });
+        if let Some(note) = note {
+            writer.bulk(b"notes");
+            writer.bulk(note.as_bytes());
+        }
+        writer.bulk(b"flags");
+        write_words(writer, flags);
+        writer.bulk(b"begin_search");
+        write_key_search(writer, "index", &[("index", first)]);
+        writer.bulk(b"find_keys");
+        let last = if parts > 1 { 0 } else { last };
+        write_key_search(writer, "range", &[("lastkey", last), ("keystep", spec.keys.step), ("limit", 0)]);
     }
-    writer.bulk(b"flags");
-    write_words(writer, spec.key_flags);
-    writer.bulk(b"begin_search");
-    write_key_search(writer, "index", &[("index", spec.keys.first)]);
-    writer.bulk(b"find_keys");
-    write_key_search(writer, "range", &[("lastkey", last), ("keystep", spec.keys.step), ("limit", 0)]);
 }
 
 /// The keys of EVAL and EVALSHA.

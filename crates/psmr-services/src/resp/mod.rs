@@ -13,6 +13,7 @@ mod introspect;
 mod parse;
 mod script;
 mod sha1;
+mod strings;
 pub mod table;
 mod transaction;
 mod write;
@@ -191,6 +192,11 @@ impl Gateway for RespGateway {
                 Reply::String(value) => writer.bulk(value),
                 Reply::List(count) => writer.array(count),
                 Reply::Error(kind) => writer.error(&error_text(kind, form.command)),
+                Reply::Word(word) => {
+                    writer.out.push(b'+');
+                    writer.out.extend_from_slice(word);
+                    writer.out.extend_from_slice(b"\r\n");
+                }
             }
             rest = after;
             if rest.is_empty() {
@@ -237,6 +243,8 @@ fn error_text(kind: KvError, command: usize) -> Vec<u8> {
         KvError::TooLong => b"ERR string exceeds maximum allowed size (proto-max-bulk-len)".to_vec(),
         KvError::ExpireTime => data::expire_time_error(commands().get(command).map_or("", |spec| spec.name)),
         KvError::OutsideGamma => b"ERR internal error: a key is not in a group of the command".to_vec(),
+        KvError::NoSuchKey => b"ERR no such key".to_vec(),
+        KvError::Syntax => data::SYNTAX.to_vec(),
         KvError::Malformed => b"ERR internal error: the command is malformed".to_vec(),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::connection as local;
 use super::data;
+use super::strings;
 use super::{Request, RespGateway};
 use psmr_core::gateway::Sink;
 use std::sync::OnceLock;
@@ -45,6 +46,7 @@ const ONE_KEY: KeyPositions = KeyPositions { first: 1, last: 1, step: 1 };
 const ALL_KEYS: KeyPositions = KeyPositions { first: 1, last: -1, step: 1 };
 /// The number of keys is an argument, before them: the handler finds them.
 const COUNTED_KEYS: KeyPositions = KeyPositions { first: 0, last: 0, step: -1 };
+const TWO_KEYS: KeyPositions = KeyPositions { first: 1, last: 2, step: 1 };
 const PAIRS: KeyPositions = KeyPositions { first: 1, last: -1, step: 2 };
 
 /// A command. Lists in texts are separated by spaces.
@@ -64,7 +66,7 @@ pub struct CommandSpec {
     pub categories: &'static str,
     /// Redis's hints for proxies.
     pub tips: &'static str,
-    /// Redis's flags of what happens to the keys.
+    /// Redis's flags of what happens to the keys; where they differ from key to key, those of each, separated by `|`.
     pub key_flags: &'static str,
     /// What it does, in a line.
     pub summary: &'static str,
@@ -161,7 +163,7 @@ const CONNECTION: &str = "@fast @connection";
 const CONNECTION_SLOW: &str = "@slow @connection";
 const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
 
-static COMMANDS: [CommandSpec; 43] = [
+static COMMANDS: [CommandSpec; 71] = [
     command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
         "string",
         "1.0.0",
@@ -216,6 +218,34 @@ static COMMANDS: [CommandSpec; 43] = [
         "2.2.0",
         "Get the length of the value stored in a key",
     ),
+    command("getset", 3, strings::get_set).keys(ONE_KEY, RW, "RW access update").flags("write denyoom fast", "@write @string @fast", "").about("string", "1.0.0", "Set the string value of a key and return its old value"),
+    command("getdel", 2, strings::take).keys(ONE_KEY, RW, "RW access delete").flags("write fast", "@write @string @fast", "").about("string", "6.2.0", "Get the value of a key and delete the key"),
+    command("getex", -2, strings::get_expire).keys(ONE_KEY, RW, "RW access update").flags("write fast", "@write @string @fast", "").about("string", "6.2.0", "Get the value of a key and optionally set its expiration"),
+    command("setnx", 3, strings::set_absent).keys(ONE_KEY, RW, "OW insert").flags("write denyoom fast", "@write @string @fast", "").about("string", "1.0.0", "Set the value of a key, only if the key does not exist"),
+    command("setex", 4, strings::set_seconds).keys(ONE_KEY, RW, "OW update").flags("write denyoom", "@write @string @slow", "").about("string", "2.0.0", "Set the value and expiration of a key"),
+    command("psetex", 4, strings::set_milliseconds).keys(ONE_KEY, RW, "OW update").flags("write denyoom", "@write @string @slow", "").about("string", "2.6.0", "Set the value and expiration in milliseconds of a key"),
+    command("msetnx", -3, strings::set_many_absent).keys(PAIRS, RW, "OW insert").flags("write denyoom", "@write @string @slow", "request_policy:multi_shard response_policy:agg_min").about("string", "1.0.1", "Set multiple keys to multiple values, only if none of the keys exist").costs("O(N) where N is the number of keys to set."),
+    command("getrange", 4, strings::part).keys(ONE_KEY, RO, "RO access").flags("readonly", "@read @string @slow", "").about("string", "2.4.0", "Get a substring of the string stored at a key").costs("O(N) where N is the length of the returned string. The complexity is ultimately determined by the returned length, but because creating a substring from an existing string is very cheap, it can be considered O(1) for small strings."),
+    command("substr", 4, strings::part).keys(ONE_KEY, RO, "RO access").flags("readonly", "@read @string @slow", "").about("string", "1.0.0", "Get a substring of the string stored at a key").costs("O(N) where N is the length of the returned string. The complexity is ultimately determined by the returned length, but because creating a substring from an existing string is very cheap, it can be considered O(1) for small strings."),
+    command("setrange", 4, strings::overwrite).keys(ONE_KEY, RW, "RW update").flags("write denyoom", "@write @string @slow", "").about("string", "2.2.0", "Overwrite part of a string at key starting at the specified offset").costs("O(1), not counting the time taken to copy the new string in place. Usually, this string is very small so the amortized complexity is O(1). Otherwise, complexity is O(M) with M being the length of the value argument."),
+    command("unlink", -2, data::delete).keys(ALL_KEYS, RW, "RM delete").flags("write fast", "@keyspace @write @fast", "request_policy:multi_shard response_policy:agg_sum").about("generic", "4.0.0", "Delete a key asynchronously in another thread. Otherwise it is just as DEL, but non blocking.").costs("O(1) for each key removed regardless of its size. Then the command does O(N) work in a different thread in order to reclaim memory, where N is the number of allocations the deleted objects where composed of."),
+    command("type", 2, strings::type_of).keys(ONE_KEY, RO, "RO").flags("readonly fast", "@keyspace @read @fast", "").about("generic", "1.0.0", "Determine the type stored at key"),
+    command("touch", -2, data::exists).keys(ALL_KEYS, RO, "RO").flags("readonly fast", "@keyspace @read @fast", "request_policy:multi_shard response_policy:agg_sum").about("generic", "3.2.1", "Alters the last access time of a key(s). Returns the number of existing keys specified.").costs("O(N) where N is the number of keys that will be touched."),
+    command("expireat", -3, strings::expire_at_seconds).keys(ONE_KEY, RW, "RW update").flags("write fast", "@keyspace @write @fast", "").about("generic", "1.2.0", "Set the expiration for a key as a UNIX timestamp"),
+    command("pexpireat", -3, strings::expire_at_milliseconds).keys(ONE_KEY, RW, "RW update").flags("write fast", "@keyspace @write @fast", "").about("generic", "2.6.0", "Set the expiration for a key as a UNIX timestamp specified in milliseconds"),
+    command("expiretime", 2, strings::expire_time_seconds).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@keyspace @read @fast", "").about("generic", "7.0.0", "Get the expiration Unix timestamp for a key"),
+    command("pexpiretime", 2, strings::expire_time_milliseconds).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@keyspace @read @fast", "").about("generic", "7.0.0", "Get the expiration Unix timestamp for a key in milliseconds"),
+    command("rename", 3, strings::rename).keys(TWO_KEYS, RW, "RW access delete | OW update").flags("write", "@keyspace @write @slow", "").about("generic", "1.0.0", "Rename a key"),
+    command("renamenx", 3, strings::rename_absent).keys(TWO_KEYS, RW, "RW access delete | OW insert").flags("write fast", "@keyspace @write @fast", "").about("generic", "1.0.0", "Rename a key, only if the new key does not exist"),
+    command("copy", -3, strings::copy).keys(TWO_KEYS, RW, "RO access | OW update").flags("write denyoom", "@keyspace @write @slow", "").about("generic", "6.2.0", "Copy a key").costs("O(N) worst case for collections, where N is the number of nested items. O(1) for string values."),
+    command("setbit", 4, strings::set_bit).keys(ONE_KEY, RW, "RW access update").flags("write denyoom", "@write @bitmap @slow", "").about("bitmap", "2.2.0", "Sets or clears the bit at offset in the string value stored at key"),
+    command("getbit", 3, strings::get_bit).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @bitmap @fast", "").about("bitmap", "2.2.0", "Returns the bit value at offset in the string value stored at key"),
+    command("bitcount", -2, strings::count_bits).keys(ONE_KEY, RO, "RO access").flags("readonly", "@read @bitmap @slow", "").about("bitmap", "2.6.0", "Count set bits in a string").costs("O(N)"),
+    command("readonly", 1, local::done).flags("loading stale fast", "@fast @connection", "").about("cluster", "3.0.0", "Enables read queries for a connection to a cluster replica node"),
+    command("readwrite", 1, local::done).flags("loading stale fast", "@fast @connection", "").about("cluster", "3.0.0", "Disables read queries for a connection to a cluster replica node"),
+    command("asking", 1, local::done).flags("fast", "@fast @connection", "").about("cluster", "3.0.0", "Sent by cluster clients after an -ASK redirect"),
+    command("wait", 3, local::wait).flags("noscript", "@slow @connection", "request_policy:all_shards response_policy:agg_min").about("generic", "3.0.0", "Wait for the synchronous replication of all the write commands sent in the context of the current connection"),
+    command("time", 1, local::time).flags("loading stale fast", "@fast", "nondeterministic_output").about("server", "2.6.0", "Return the current server time"),
     command("expire", -3, data::expire_seconds)
         .keys(ONE_KEY, RW, "RW update")
         .flags("write fast", "@keyspace @write @fast", "")
