@@ -169,6 +169,15 @@ pub trait Partition: Send + Any {
     /// Executes a read of this group alone at a linearizable position, and appends its reply.
     fn read(&self, payload: &[u8], context: &ReadContext, reply: &mut Vec<u8>) -> ReadOutcome;
 
+    /// When `on_time` will have something to do, in milliseconds since 1970: the engine logs a time mark then. Nothing changes.
+    fn due_ms(&self) -> Option<u64> {
+        None
+    }
+
+    /// The group's clock has been brought forward without a command: what is due may be done, in a bounded number of steps. It
+    /// is asked for again while `due_ms` has passed. Deterministic, must not panic.
+    fn on_time(&mut self, _context: &Context) {}
+
     /// Writes the whole state, keyed by slot, in an order that depends on nothing but the state: equal states, equal bytes.
     fn snapshot(&self, out: &mut Vec<u8>);
 

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::replica::Operation;
 use common::world::World;
 use psmr_core::command::{GroupId, GroupSet};
 
@@ -65,4 +66,32 @@ fn a_replica_that_misses_somebody_is_not_idle() {
     world.stop(2);
     (0..6).for_each(|_| world.tick());
     assert_eq!(world.replica(1).order.ticks_idle(), 1, "heartbeats of a leader");
+}
+
+/// A state that has something to do at a time gets time marks then, on all replicas alike, and none before or after.
+#[test]
+fn what_is_due_is_done_by_all_replicas_without_a_command() {
+    let mut world = idle();
+    let group = GroupId(3);
+    for after_ms in [1_000, 1_000, 1_400] {
+        let item = format!("due{}", world.now_ms + after_ms);
+        world.submit(1, 'a', GroupSet::one(group), &item);
+    }
+    world.submit(1, 'a', GroupSet::one(group), "stays");
+    world.run();
+    let delivered = |world: &World| REPLICAS.map(|id| world.replica(id).engine.delivered(group).0);
+    let before = delivered(&world);
+    (0..10).for_each(|_| world.tick());
+    assert_eq!(delivered(&world), before, "nothing is due");
+    (0..30).for_each(|_| world.tick());
+    let after = delivered(&world);
+    assert_eq!(after, before.map(|index| index + 3), "a mark for each");
+    for id in REPLICAS {
+        world.ask(id, 'r', Operation::Read { group, payload: "list".into() });
+    }
+    world.run();
+    let lists: Vec<_> = world.answers.iter().filter(|(_, c, ..)| *c == 'r').map(|(.., reply)| reply.as_deref()).collect();
+    assert_eq!(lists, [Some("stays"); 3]);
+    (0..20).for_each(|_| world.tick());
+    assert_eq!(delivered(&world), after, "the cluster is idle again");
 }

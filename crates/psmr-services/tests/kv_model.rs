@@ -450,6 +450,24 @@ fn expired_keys_go_as_others_are_written() {
     assert!(group.snapshot().ends_with(&no_entries));
 }
 
+#[test]
+fn expired_keys_go_by_time_marks_alone() {
+    let mut group = Group::new();
+    for k in 0..1000 {
+        group.execute(set(&key_in(k), b"value", Expiry::AfterMs(10 + k as i64 % 2)));
+    }
+    assert_eq!(group.partition.due_ms(), Some(1010));
+    let mut marks = 0;
+    group.context.now_ms = 1011;
+    while group.partition.due_ms().is_some_and(|due_ms| due_ms <= 1011) {
+        group.partition.on_time(&group.context);
+        marks += 1;
+    }
+    assert!((2..10).contains(&marks), "{marks}");
+    assert_eq!(group.partition.due_ms(), None);
+    assert!(group.snapshot().ends_with(&0u64.to_le_bytes()));
+}
+
 fn versions(group: &Group, keys: &[&[u8]]) -> Vec<u64> {
     let payload = encoded(|e| e.versions(keys.len(), keys.iter().copied()));
     let (outcome, reply) = group.read(&payload, group.context.now_ms, true);

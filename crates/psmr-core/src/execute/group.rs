@@ -85,6 +85,7 @@ impl Group {
             self.time(stage, entry.committed_us, engine);
             self.cursor.leave(place);
         }
+        engine.note_due(self.id, self.partition.due_ms());
         self.serve_rounds(engine, out);
         outcome
     }
@@ -155,6 +156,11 @@ impl Group {
                 }
             }
             self.cursor.items_passed += 1;
+        }
+        // Once for each entry, however often the group had to wait in it.
+        if entry.time_groups.contains(self.id) {
+            let context = self.context(entry);
+            self.partition.on_time(&context);
         }
         true
     }

@@ -119,6 +119,8 @@ pub(crate) struct Cell {
     inbox_is_full: AtomicBool,
     /// The entries of its stream, and of the cross log, that the group has passed.
     delivered: [AtomicU64; 2],
+    /// When the group's state wants a time mark; the end of time: never.
+    due_ms: AtomicU64,
 }
 
 /// The execution side of a replica.
@@ -160,6 +162,7 @@ impl Engine {
             inbox: Mutex::new(Vec::new()),
             inbox_is_full: AtomicBool::new(false),
             delivered: [AtomicU64::new(0), AtomicU64::new(0)],
+            due_ms: AtomicU64::new(u64::MAX),
         };
         Engine {
             me,
@@ -303,6 +306,16 @@ impl Engine {
         }
     }
 
+    fn note_due(&self, group: GroupId, due_ms: Option<u64>) {
+        self.cells[group.index()].due_ms.store(due_ms.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Groups whose states want a time mark at `now_ms`.
+    pub fn due(&self, now_ms: u64) -> GroupSet {
+        let is_due = |group: &GroupId| self.cells[group.index()].due_ms.load(Ordering::Relaxed) <= now_ms;
+        self.topology.all().iter().filter(is_due).collect()
+    }
+
     fn time_is_settled(&self, group: GroupId) {
         self.wanting_time.fetch_and(!GroupSet::one(group).0, Ordering::SeqCst);
     }
@@ -350,6 +363,7 @@ impl Engine {
             return Ok(());
         }
         state.restore(bytes)?;
+        self.note_due(group, state.partition.due_ms());
         state.take_reads(self);
         let Group { reads, sessions, clock_ms, .. } = &mut *state;
         for (session, token) in reads.take_overtaken(sessions, *clock_ms) {

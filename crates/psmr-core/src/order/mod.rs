@@ -304,6 +304,9 @@ impl Order {
         self.engine.set_wall_clock(now_ms);
         let heartbeat_ticks = u64::from(self.config.heartbeat_ticks);
         let is_heartbeat = self.tick % heartbeat_ticks == 0;
+        if is_heartbeat {
+            self.mark_time(self.engine.due(now_ms));
+        }
         if self.membership.may_vote() {
             self.tick_logs(is_heartbeat);
             self.lead();

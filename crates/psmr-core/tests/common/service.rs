@@ -5,6 +5,7 @@
 //! | `text` | appends `text` to the list of every group of γ; the reply gives the places, as `g0#1 g1#4` |
 //! | `random` | appends a number drawn from the command's seed |
 //! | `now` | appends the group's clock |
+//! | `due5000` | as `text`; a time mark at that time removes it, one item a mark |
 //! | `long...` | as `text`, but it is not brief |
 //! | `reach g3` | asks for group 3's state, inside or outside γ |
 //! | a read, ordered or not | replies with the list, as `a b c`; the read `time` with the time, once the clock has come to it |
@@ -43,6 +44,12 @@ pub struct List {
 }
 
 impl List {
+    /// When the next item is due, and where it is.
+    fn next_due(&self) -> Option<(u64, usize)> {
+        let due = self.items.iter().enumerate().filter_map(|(at, item)| Some((item.strip_prefix("due")?.parse().ok()?, at)));
+        due.min()
+    }
+
     fn execute_one(&mut self, command: Command<'_>, context: &Context) -> String {
         if command.read {
             return self.items.join(" ");
@@ -81,6 +88,16 @@ impl Partition for List {
         (self.watch)(GroupSet::one(self.group), text(payload), true);
         reply.extend_from_slice(self.items.join(" ").as_bytes());
         ReadOutcome::Done
+    }
+
+    fn due_ms(&self) -> Option<u64> {
+        self.next_due().map(|(ms, _)| ms)
+    }
+
+    fn on_time(&mut self, context: &Context) {
+        if let Some((_, at)) = self.next_due().filter(|(ms, _)| *ms <= context.now_ms) {
+            self.items.remove(at);
+        }
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) {

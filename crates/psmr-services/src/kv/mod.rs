@@ -4,8 +4,9 @@
 //! A key is in the group of its slot. Commands on keys of one group are executed by the group's partition; commands on keys
 //! of several groups by [`KvService`] over the handles of γ. Both check that a key is where γ says.
 //!
-//! Time is log time. A key whose expiry has come does not exist; each write removes a few such keys of its group, so that
-//! their memory returns. How many depends on the command alone: replicas stay alike however delivery is cut into slices.
+//! Time is log time. A key whose expiry has come does not exist; each write removes a few such keys of its group, and each time
+//! mark more of them, so that their memory returns. How many depends on the log alone: replicas stay alike however delivery is
+//! cut into slices.
 
 pub mod bytes;
 pub mod command;

@@ -24,6 +24,9 @@ const PREPARED_AT_ONCE: usize = 64;
 /// enough that no write takes long.
 const EXPIRED_PER_WRITE: usize = 4;
 
+/// So many expired keys are removed at each time mark at most, which takes less than a millisecond.
+const EXPIRED_PER_MARK: usize = 512;
+
 /// So many keys are looked at by one scan at most, whatever its count.
 const SCAN_COUNT_MAX: u64 = 1 << 16;
 
@@ -100,6 +103,14 @@ impl Partition for KvPartition {
                 ReadOutcome::NeedsTime
             }
         }
+    }
+
+    fn due_ms(&self) -> Option<u64> {
+        self.store.due_next_ms()
+    }
+
+    fn on_time(&mut self, context: &Context) {
+        self.store.remove_expired(context.now_ms, EXPIRED_PER_MARK);
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) {

@@ -215,6 +215,11 @@ impl Store {
         self.due_next_ms = self.due.first().map_or(u64::MAX, |(expires_ms, ..)| *expires_ms);
     }
 
+    /// When the next key expires, if one does.
+    pub fn due_next_ms(&self) -> Option<u64> {
+        (self.due_next_ms < u64::MAX).then_some(self.due_next_ms)
+    }
+
     /// Removes keys that have expired at `now_ms`, `limit` at most.
     #[inline]
     pub fn remove_expired(&mut self, now_ms: u64, limit: usize) {
