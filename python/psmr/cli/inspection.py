@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from psmr import _psmr
+from psmr import service as declared
 from psmr import status as cluster_status
-from psmr.cli.options import connect_option, format_option, service_argument
+from psmr.cli.options import connect_option, format_option
 from psmr.cli.tables import print_tables, table
 from psmr.errors import RuntimeFailure
 
@@ -66,11 +67,14 @@ def verify(address: str, output: str) -> None:
 
 
 @click.command()
-@service_argument
+@click.argument("service")
 @format_option
 def explain(service: str, output: str) -> None:
-    """Show which commands of a service depend on each other (C-Dep), and the groups of each (C-G)."""
-    answer = _psmr.explain(service)
+    """Show which commands of a service depend on each other (C-Dep), and the groups of each (C-G).
+
+    SERVICE is kv, or FILE:CLASS, such as bank.py:Bank, for a class of yours.
+    """
+    answer = json.dumps(declared.explain(declared.load(service))) if ":" in service else _psmr.explain(service)
     if output == "json":
         click.echo(answer)
         return
