@@ -162,7 +162,7 @@ impl ConsensusThread {
     /// # Errors
     /// One line that says why the replica cannot go on.
     pub fn run(mut self) -> Result<(), String> {
-        let mut events = mio::Events::with_capacity(64);
+        let mut events = mio::Events::with_capacity(1024);
         let mut inputs = Vec::new();
         loop {
             let ticks = self.ticks_until_due();

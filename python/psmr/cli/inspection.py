@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 import click
@@ -15,6 +16,8 @@ from psmr.cli.tables import print_tables, table
 from psmr.errors import RuntimeFailure
 
 VERIFY_TIMEOUT_S = 60.0
+#: Of a line with names of commands, beside a matrix: both fit 80 columns.
+NAMES_WIDTH = 48
 
 
 @click.command()
@@ -81,15 +84,22 @@ def explain(service: str, output: str) -> None:
     explained: dict[str, Any] = json.loads(answer)
     commands = [entry["command"] for entry in explained["c_g"]]
     when = {(pair["a"], pair["b"]): pair["when"] for pair in explained["c_dep"]}
-    # "same key" by its K: one letter, and a number instead of each name, keep the matrix within a terminal.
+    # "same key" by its K: one letter, and one row for commands that depend on the same ones, keep the matrix within a terminal.
     marks = {mark: mark.split()[-1][0].upper() for mark in sorted(set(when.values()))}
     legend = ", ".join(f"{letter}: {mark}" for mark, letter in marks.items())
-    dependent = [command for command in commands if any(command in pair for pair in when)]
-    heads = [str(number) for number, _ in enumerate(dependent, start=1)]
-    dependencies = table("", *heads, title=f"C-Dep: commands that may not run concurrently ({legend})", narrow=True)
-    for head, a in zip(heads, dependent, strict=True):
-        found = (when.get((a, b), when.get((b, a))) for b in dependent)
-        dependencies.add_row(f"{head:>2} {a}", *("" if mark is None else marks[mark] for mark in found))
+    kinds: dict[tuple[str | None, ...], list[str]] = {}
+    for a in commands:
+        row = tuple(when.get((a, b), when.get((b, a))) for b in commands)
+        if any(row):
+            kinds.setdefault(row, []).append(a)
+    heads = [str(number) for number, _ in enumerate(kinds, start=1)]
+    dependencies = table("", *heads, "commands", title=f"C-Dep: commands that may not run concurrently ({legend})")
+    first_of_each = [commands.index(names[0]) for names in kinds.values()]
+    for head, (row, names) in zip(heads, kinds.items(), strict=True):
+        cells = [row[at] for at in first_of_each]
+        dependencies.add_row(
+            head, *("" if mark is None else marks[mark] for mark in cells), textwrap.fill(" ".join(names), NAMES_WIDTH)
+        )
     groups = table("command", "groups", "mode", title="C-G: the groups that a command is multicast to")
     for entry in explained["c_g"]:
         groups.add_row(entry["command"], entry["groups"], entry["mode"])

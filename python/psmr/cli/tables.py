@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 _WIDTH = 160
 
 
-def table(*columns: str, title: str | None = None, narrow: bool = False) -> Table:
+def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table."""
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0) if narrow else (0, 1))
+    made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
