@@ -222,6 +222,59 @@ fn number() -> BoxedStrategy<Vec<u8>> {
     ])
 }
 
+/// Numbers where reading or rounding changes, and what is nearly a number.
+const FLOAT_EDGES: [&str; 41] = [
+    "0.1",
+    "-0.1",
+    "-0.0",
+    ".5",
+    "5.",
+    ".",
+    "1e",
+    "1e5",
+    "1E-5",
+    "3.0e3",
+    "1e17",
+    "-1e17",
+    "0x1p-3",
+    "0X.8p+2",
+    "0x",
+    "inf",
+    "-Infinity",
+    "nan",
+    "1e4932",
+    "1.18973149535723176502e4932",
+    "1.2e4932",
+    "-1e4932",
+    "1e-4940",
+    "1e-4951",
+    "1.8e-4951",
+    "1.9e-4951",
+    "1e-4952",
+    "1e99999999999999999999",
+    "0e99999",
+    "18446744073709551615",
+    "18446744073709551617",
+    "0.000000000000000005",
+    "0.000000000000000015",
+    "1.000000000000000000108420217248550443",
+    "+1.5",
+    "1.5 ",
+    "1..5",
+    "--1",
+    "1e+",
+    "1_0",
+    "0.5f",
+];
+
+/// Numbers with a fraction, and what is nearly one.
+fn float() -> BoxedStrategy<Vec<u8>> {
+    let edges = pick(&FLOAT_EDGES);
+    let any = ("-?[0-9]{1,22}(\\.[0-9]{0,25})?", prop::option::of(-30..30i32));
+    let any = any.prop_map(|(digits, power)| power.map_or(digits.clone(), |power| format!("{digits}e{power}")).into_bytes());
+    prop_oneof![1 => edges, 2 => any].boxed()
+}
+
 fn value() -> BoxedStrategy<Vec<u8>> {
     prop_oneof![number(), prop::collection::vec(any::<u8>(), 0..40), Just(vec![b'x'; 3000])].boxed()
 }
@@ -279,6 +332,12 @@ fn strings() -> BoxedStrategy<Vec<Vec<u8>>> {
             .prop_filter("no half a gigabyte", |(_, at, bit)| at != b"4294967295" || (bit != b"0" && bit != b"1"))
             .prop_map(|(k, at, bit)| vec![b"setbit".to_vec(), k, at, bit]),
         1 => (key(), bit_place()).prop_map(|(k, at)| vec![b"getbit".to_vec(), k, at]),
+        2 => (key(), pick(&["0", "1", "1", "0", "2", "x"]), prop::collection::vec(place(), 0..3), prop::collection::vec(pick(&["BIT", "byte", "bit", "word"]), 0..2))
+            .prop_map(|(k, b, p, u)| [vec![b"bitpos".to_vec(), k, b], p, u].concat()),
+        2 => (pick(&["AND", "or", "XOR", "not", "NOT", "nand"]), prop::collection::vec(key(), 1..5))
+            .prop_map(|(o, k)| [vec![b"bitop".to_vec(), o], k].concat()),
+        3 => (key(), prop_oneof![float(), number()]).prop_map(|(k, n)| vec![b"incrbyfloat".to_vec(), k, n]),
+        1 => (key(), float()).prop_map(|(k, n)| vec![b"set".to_vec(), k, n]),
         2 => (key(), prop::collection::vec(place(), 0..3), prop::collection::vec(pick(&["BIT", "byte", "bit", "word"]), 0..2))
             .prop_map(|(k, p, u)| [vec![b"bitcount".to_vec(), k], p, u].concat()),
     ]
@@ -368,6 +427,9 @@ fn soup() -> BoxedStrategy<Vec<Vec<u8>>> {
         "setbit",
         "getbit",
         "bitcount",
+        "bitpos",
+        "bitop",
+        "incrbyfloat",
     ]);
     let argument =
         prop_oneof![key(), time(), option(), pick(&["2", "3", "setname", "getname", "id", "auth", "default", "no-evict", "on"])];
@@ -407,6 +469,50 @@ proptest! {
         pair.check(&arguments("FLUSHALL"));
         pair.check(&arguments(if is_resp3 { "HELLO 3" } else { "HELLO 2" }));
         script.iter().for_each(|arguments| pair.check(arguments));
+    }
+}
+
+#[test]
+fn sums_of_numbers_with_fractions_are_the_same() {
+    let _alone = alone();
+    let mut pair = Pair::new();
+    for value in FLOAT_EDGES {
+        for delta in FLOAT_EDGES {
+            pair.check(&["SET", "k", value].map(|word| word.as_bytes().to_vec()));
+            pair.check(&["INCRBYFLOAT", "k", delta].map(|word| word.as_bytes().to_vec()));
+            pair.check(&arguments("GET k"));
+        }
+    }
+}
+
+#[test]
+fn bits_of_strings_that_differ_in_length_are_found_and_combined_alike() {
+    let _alone = alone();
+    let mut pair = Pair::new();
+    let strings = [&b""[..], b"\xff", b"\0", b"\xff\xff\xf0", b"\0\0\x0f\0", &[0xff; 40]];
+    for (name, string) in ["a", "b", "{a}1", "{a}2", "x{}", "e"].iter().zip(strings) {
+        pair.check(&[b"SET".to_vec(), name.as_bytes().to_vec(), string.to_vec()]);
+        for bit in ["0", "1"] {
+            pair.check(&arguments(&format!("BITPOS {name} {bit}")));
+            for start in -6..6 {
+                pair.check(&arguments(&format!("BITPOS {name} {bit} {start}")));
+                for (end, unit) in (-6..6).flat_map(|end| [(end, "BYTE"), (4 * end, "BIT")]) {
+                    pair.check(&arguments(&format!("BITPOS {name} {bit} {start} {end} {unit}")));
+                }
+            }
+        }
+    }
+    for line in [
+        "BITOP AND t a b e",
+        "BITOP AND t e {a}1 b",
+        "BITOP OR t a {a}1 e",
+        "BITOP XOR t e e {a}2",
+        "BITOP NOT b b",
+        "BITOP AND e nothing",
+        "BITOP OR {a}1 {a}1 {a}2",
+    ] {
+        pair.check(&arguments(line));
+        ["t", "b", "e", "{a}1"].iter().for_each(|key| pair.check(&arguments(&format!("GET {key}"))));
     }
 }
 

@@ -110,8 +110,14 @@ pub enum Operation<'a> {
     GetBit { key: &'a [u8], offset: u64 },
     /// How many bits are set.
     CountBits { key: &'a [u8], range: Option<BitRange> },
-    /// A read that cannot be executed: an error if the key is there, else the reply of a key that is not.
-    Refuse { key: &'a [u8], kind: u8, otherwise_zero: bool },
+    /// The place of the first bit that is `bit`, or -1. `is_open`: after the value there are zeros.
+    FindBit { key: &'a [u8], bit: bool, range: BitRange, is_open: bool },
+    /// Sets the first key to the values of the others put together bit by bit; the reply is the length.
+    Combine { kind: BitwiseKind, keys: Items<'a> },
+    /// Adds to the number with a fraction that a key's value is in decimal; the reply is the sum.
+    IncrementFloat { key: &'a [u8], delta: &'a [u8] },
+    /// A read that cannot be executed: an error if the key is there, else this number or null.
+    Refuse { key: &'a [u8], kind: u8, otherwise: Option<i8> },
     /// Keys of one group from a position on: the reply is a list of the next position and a list of keys that match.
     Scan { position: u64, count: u64, pattern: &'a [u8] },
     /// Does something to a key if its value is this one; the reply is 1 if it did, else 0.
@@ -139,6 +145,24 @@ pub struct BitRange {
     pub end: i64,
     /// They count bits, not bytes.
     pub is_in_bits: bool,
+}
+
+/// How bits are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BitwiseKind {
+    /// Set where all are.
+    And,
+    /// Set where one is.
+    Or,
+    /// Set where an odd number of them is.
+    Xor,
+    /// Set where the only one is not.
+    Not,
+}
+
+impl BitwiseKind {
+    /// All of them; the place is how a command says which.
+    pub const ALL: [BitwiseKind; 4] = [BitwiseKind::And, BitwiseKind::Or, BitwiseKind::Xor, BitwiseKind::Not];
 }
 
 /// A list of strings in a command.
@@ -215,6 +239,9 @@ const GET_BIT: u8 = 24;
 const COUNT_BITS: u8 = 25;
 const REFUSE: u8 = 26;
 const TYPE: u8 = 27;
+const FIND_BIT: u8 = 28;
+const COMBINE: u8 = 29;
+const INCREMENT_FLOAT: u8 = 30;
 const VERSIONS: u8 = 128;
 const TRANSACTION: u8 = 129;
 const IF_EQUAL: u8 = 130;
@@ -488,11 +515,33 @@ impl Encoder<'_> {
         self.0.extend_from_slice(key);
     }
 
+    /// [`Operation::FindBit`]
+    pub fn find_bit(self, key: &[u8], bit: bool, range: BitRange, is_open: bool) {
+        self.0.push(FIND_BIT);
+        self.0.push(u8::from(bit) | u8::from(range.is_in_bits) << 1 | u8::from(is_open) << 2);
+        self.0.extend_from_slice(&range.start.to_le_bytes());
+        self.0.extend_from_slice(&range.end.to_le_bytes());
+        self.0.extend_from_slice(key);
+    }
+
+    /// [`Operation::Combine`]; the target is the first of the keys.
+    pub fn combine<'k>(self, kind: BitwiseKind, count: usize, keys: impl Iterator<Item = &'k [u8]>) {
+        self.0.push(COMBINE);
+        self.items(kind as u8, count, keys);
+    }
+
+    /// [`Operation::IncrementFloat`]
+    pub fn increment_float(self, key: &[u8], delta: &[u8]) {
+        self.0.push(INCREMENT_FLOAT);
+        push_string(self.0, key);
+        self.0.extend_from_slice(delta);
+    }
+
     /// [`Operation::Refuse`]
-    pub fn refuse(self, key: &[u8], kind: KvError, otherwise_zero: bool) {
+    pub fn refuse(self, key: &[u8], kind: KvError, otherwise: Option<i8>) {
         self.0.push(REFUSE);
         self.0.push(kind as u8);
-        self.0.push(u8::from(otherwise_zero));
+        self.0.extend_from_slice(&otherwise.map_or([0, 0], |number| [1, number as u8]));
         self.0.extend_from_slice(key);
     }
 
@@ -530,6 +579,8 @@ impl<'a> Operation<'a> {
             | Operation::SetBit { key, .. }
             | Operation::GetBit { key, .. }
             | Operation::CountBits { key, .. }
+            | Operation::FindBit { key, .. }
+            | Operation::IncrementFloat { key, .. }
             | Operation::Refuse { key, .. } => Some(key),
             _ => None,
         }
@@ -641,9 +692,25 @@ impl<'a> Operation<'a> {
                 }
                 _ => return None,
             },
+            FIND_BIT => {
+                let (flags, rest) = rest.split_first().filter(|(flags, _)| **flags < 8)?;
+                let (start, rest) = split_place(rest)?;
+                let (end, key) = split_place(rest)?;
+                let range = BitRange { start, end, is_in_bits: flags & 2 != 0 };
+                Operation::FindBit { key, bit: flags & 1 != 0, range, is_open: flags & 4 != 0 }
+            }
+            COMBINE => {
+                let (kind, rest) = rest.split_first()?;
+                let keys = items(rest).filter(|keys| !keys.is_empty())?;
+                Operation::Combine { kind: *BitwiseKind::ALL.get(usize::from(*kind))?, keys }
+            }
+            INCREMENT_FLOAT => {
+                let (key, delta) = split_string(rest)?;
+                Operation::IncrementFloat { key, delta }
+            }
             REFUSE => {
-                let [kind, zero, key @ ..] = rest else { return None };
-                Operation::Refuse { key, kind: *kind, otherwise_zero: *zero == 1 }
+                let [kind, is_number @ (0 | 1), number, key @ ..] = rest else { return None };
+                Operation::Refuse { key, kind: *kind, otherwise: (*is_number == 1).then_some(*number as i8) }
             }
             VERSIONS => Operation::Versions { keys: items(rest)? },
             TRANSACTION => Operation::Transaction(Transaction::decode(rest)?),
@@ -785,13 +852,29 @@ mod tests {
         }
         let bytes = encoded(|e| e.count_range(bounds));
         assert_eq!(Operation::decode(&bytes), Some(Operation::CountRange { bounds }));
+        for (bit, is_in_bits, is_open) in [(false, false, true), (true, false, false), (false, true, false)] {
+            let range = BitRange { start: -3, end: i64::MAX, is_in_bits };
+            let bytes = encoded(|e| e.find_bit(key, bit, range, is_open));
+            assert_eq!(Operation::decode(&bytes), Some(Operation::FindBit { key, bit, range, is_open }));
+        }
+        for kind in BitwiseKind::ALL {
+            let bytes = encoded(|e| e.combine(kind, 2, [key, &long].into_iter()));
+            let Some(Operation::Combine { kind: found, keys }) = Operation::decode(&bytes) else { panic!("no keys") };
+            assert_eq!((found, keys.collect::<Vec<_>>()), (kind, vec![key, &long[..]]));
+        }
+        for otherwise in [None, Some(0), Some(-1)] {
+            let bytes = encoded(|e| e.refuse(key, KvError::Syntax, otherwise));
+            assert_eq!(Operation::decode(&bytes), Some(Operation::Refuse { key, kind: KvError::Syntax as u8, otherwise }));
+        }
+        let bytes = encoded(|e| e.increment_float(key, b"1.5"));
+        assert_eq!(Operation::decode(&bytes), Some(Operation::IncrementFloat { key, delta: b"1.5" }));
         let bytes = encoded(|e| e.increment(key, i64::MIN));
         assert_eq!(Operation::decode(&bytes), Some(Operation::Increment { key, delta: i64::MIN }));
     }
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, code in 0..30u8) {
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, code in 0..34u8) {
             let mut bytes = bytes;
             bytes.insert(0, code);
             if let Some(Operation::Delete { keys } | Operation::SetMany { pairs: keys }) = Operation::decode(&bytes) {

@@ -14,6 +14,8 @@ pub mod entries;
 pub mod reply;
 pub mod transaction;
 
+mod bits;
+mod float80;
 mod partition;
 mod place;
 pub mod range;
@@ -151,6 +153,17 @@ fn execute(handles: &mut Handles<'_>, command: Command<'_>, now_ms: u64, out: &m
                     partition::moved(counts, out);
                 }
             }
+            Ok(())
+        }
+        Operation::Combine { kind, keys } => {
+            check_gamma(handles, keys)?;
+            each_partition(handles, |partition| partition.begin_write(now_ms))?;
+            let mut combination = bits::Combination::new(kind);
+            for source in keys.skip(1) {
+                combination.add(partition_of(handles, source)?.value(source, now_ms));
+            }
+            let target = keys.into_iter().next().ok_or(KvError::Malformed)?;
+            partition_of(handles, target)?.put_combined(target, &combination.finish(), now_ms, out);
             Ok(())
         }
         Operation::Clear => {

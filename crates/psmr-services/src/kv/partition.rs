@@ -248,6 +248,8 @@ impl KvPartition {
             | Operation::Overwrite { .. }
             | Operation::SetManyAbsent { .. }
             | Operation::Move { .. }
+            | Operation::Combine { .. }
+            | Operation::IncrementFloat { .. }
             | Operation::SetBit { .. } => self.write_string(operation, now_ms, out)?,
             Operation::Clear => {
                 if self.topology.groups != 1 {
@@ -404,6 +406,7 @@ impl KvPartition {
             | Operation::Type { key }
             | Operation::GetBit { key, .. }
             | Operation::CountBits { key, .. }
+            | Operation::FindBit { key, .. }
             | Operation::Refuse { key, .. } => self.hash_of(key).is_err(),
             Operation::Exists { keys } | Operation::GetMany { keys } | Operation::Versions { keys } => {
                 self.check_keys(keys).is_err()
@@ -453,6 +456,7 @@ impl KvPartition {
             | Operation::Type { .. }
             | Operation::GetBit { .. }
             | Operation::CountBits { .. }
+            | Operation::FindBit { .. }
             | Operation::Refuse { .. } => self.read_string(operation, time, out)?,
             Operation::Scan { position, count, pattern } => self.scan(position, count, pattern, time, out)?,
             _ => return Ok(false),

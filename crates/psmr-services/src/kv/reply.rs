@@ -31,11 +31,15 @@ pub enum KvError {
     NoSuchKey = 7,
     /// The options are wrong.
     Syntax = 8,
+    /// The value, or what is to be added, is no number.
+    NotAFloat = 9,
+    /// The sum is no number, or infinite.
+    NoSum = 10,
 }
 
 impl KvError {
     /// All of them.
-    pub const ALL: [KvError; 8] = [
+    pub const ALL: [KvError; 10] = [
         KvError::NotAnInteger,
         KvError::Overflow,
         KvError::TooLong,
@@ -44,6 +48,8 @@ impl KvError {
         KvError::Malformed,
         KvError::NoSuchKey,
         KvError::Syntax,
+        KvError::NotAFloat,
+        KvError::NoSum,
     ];
 }
 

@@ -86,6 +86,7 @@ fn write_key_specs(writer: &mut Writer<'_>, spec: &CommandSpec) {
         _ => None,
     };
     let parts = spec.key_flags.split('|').count();
+    let last_part = spec.keys.first + parts as i32 - 1;
     writer.set(parts);
     for (first, flags) in (spec.keys.first..).zip(spec.key_flags.split('|')) {
         // Relative to the first key: the last one.
@@ -100,7 +101,9 @@ fn write_key_specs(writer: &mut Writer<'_>, spec: &CommandSpec) {
         writer.bulk(b"begin_search");
         write_key_search(writer, "index", &[("index", first)]);
         writer.bulk(b"find_keys");
-        let last = if parts > 1 { 0 } else { last };
+        // Of keys that differ, each part is one key, but the last part may be all the others.
+        let is_rest = spec.keys.last < 0 && first == last_part;
+        let last = if parts > 1 && !is_rest { 0 } else { last };
         write_key_search(writer, "range", &[("lastkey", last), ("keystep", spec.keys.step), ("limit", 0)]);
     }
 }

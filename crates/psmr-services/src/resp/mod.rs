@@ -245,6 +245,8 @@ fn error_text(kind: KvError, command: usize) -> Vec<u8> {
         KvError::OutsideGamma => b"ERR internal error: a key is not in a group of the command".to_vec(),
         KvError::NoSuchKey => b"ERR no such key".to_vec(),
         KvError::Syntax => data::SYNTAX.to_vec(),
+        KvError::NotAFloat => b"ERR value is not a valid float".to_vec(),
+        KvError::NoSum => b"ERR increment would produce NaN or Infinity".to_vec(),
         KvError::Malformed => b"ERR internal error: the command is malformed".to_vec(),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::data::{self, expire_time_error, TimeOption, NOT_AN_INTEGER, SYNTAX};
 use super::{Request, RespGateway};
-use crate::kv::command::{BitRange, Expiry, SetIf};
+use crate::kv::command::{BitRange, BitwiseKind, Expiry, SetIf};
 use crate::kv::parse_integer;
 use crate::kv::reply::KvError;
 use psmr_core::gateway::Sink;
@@ -40,7 +40,7 @@ pub fn get_expire(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut d
         Some((None, _)) => Expiry::Never,
         Some((Some(option), time)) => match option.expiry(time) {
             Ok(expiry) => expiry,
-            Err(kind) => return gateway.read(request, sink, |encoder| encoder.refuse(key, kind, false)),
+            Err(kind) => return gateway.read(request, sink, |encoder| encoder.refuse(key, kind, None)),
         },
     };
     gateway.write(request, sink, |encoder| encoder.get_expire(key, expiry));
@@ -173,7 +173,7 @@ pub fn count_bits(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut d
     let key = request.argument(1);
     match bit_range(request) {
         Ok(range) => gateway.read(request, sink, |encoder| encoder.count_bits(key, range)),
-        Err(kind) => gateway.read(request, sink, |encoder| encoder.refuse(key, kind, true)),
+        Err(kind) => gateway.read(request, sink, |encoder| encoder.refuse(key, kind, Some(0))),
     }
 }
 
@@ -192,4 +192,50 @@ fn bit_range(request: &Request<'_>) -> Result<Option<BitRange>, KvError> {
         return Err(KvError::Syntax);
     }
     Ok(Some(BitRange { start, end, is_in_bits }))
+}
+
+pub fn find_bit(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let key = request.argument(1);
+    let bit = match parse_integer(request.argument(2)) {
+        Some(bit @ (0 | 1)) => bit == 1,
+        Some(_) => return gateway.answer_error(sink, b"ERR The bit argument must be 1 or 0."),
+        None => return gateway.answer_error(sink, NOT_AN_INTEGER),
+    };
+    match find_range(request) {
+        Ok((range, is_open)) => gateway.read(request, sink, |encoder| encoder.find_bit(key, bit, range, is_open)),
+        Err(kind) => gateway.read(request, sink, |encoder| encoder.refuse(key, kind, Some(-i8::from(bit)))),
+    }
+}
+
+/// Where BITPOS looks, and whether the end was left open.
+fn find_range(request: &Request<'_>) -> Result<(BitRange, bool), KvError> {
+    let place = |at: usize| parse_integer(request.argument(at)).ok_or(KvError::NotAnInteger);
+    let count = request.count();
+    if count > 6 {
+        return Err(KvError::Syntax);
+    }
+    let start = if count > 3 { place(3)? } else { 0 };
+    let unit = if count > 5 { request.argument(5) } else { b"byte" };
+    let is_in_bits = unit.eq_ignore_ascii_case(b"bit");
+    if !is_in_bits && !unit.eq_ignore_ascii_case(b"byte") {
+        return Err(KvError::Syntax);
+    }
+    let end = if count > 4 { place(4)? } else { -1 };
+    Ok((BitRange { start, end, is_in_bits }, count < 5))
+}
+
+pub fn combine(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let kinds = [("and", BitwiseKind::And), ("or", BitwiseKind::Or), ("xor", BitwiseKind::Xor), ("not", BitwiseKind::Not)];
+    let found = kinds.into_iter().find(|(name, _)| request.argument(1).eq_ignore_ascii_case(name.as_bytes()));
+    match found {
+        None => gateway.answer_error(sink, SYNTAX),
+        Some((_, BitwiseKind::Not)) if request.count() != 4 => {
+            gateway.answer_error(sink, b"ERR BITOP NOT must be called with a single source key.");
+        }
+        Some((_, kind)) => gateway.write(request, sink, |encoder| encoder.combine(kind, request.count() - 2, request.keys())),
+    }
+}
+
+pub fn increment_float(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.write(request, sink, |encoder| encoder.increment_float(request.argument(1), request.argument(2)));
 }

@@ -46,6 +46,7 @@ const ONE_KEY: KeyPositions = KeyPositions { first: 1, last: 1, step: 1 };
 const ALL_KEYS: KeyPositions = KeyPositions { first: 1, last: -1, step: 1 };
 /// The number of keys is an argument, before them: the handler finds them.
 const COUNTED_KEYS: KeyPositions = KeyPositions { first: 0, last: 0, step: -1 };
+const AFTER_ONE: KeyPositions = KeyPositions { first: 2, last: -1, step: 1 };
 const TWO_KEYS: KeyPositions = KeyPositions { first: 1, last: 2, step: 1 };
 const PAIRS: KeyPositions = KeyPositions { first: 1, last: -1, step: 2 };
 
@@ -163,7 +164,7 @@ const CONNECTION: &str = "@fast @connection";
 const CONNECTION_SLOW: &str = "@slow @connection";
 const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
 
-static COMMANDS: [CommandSpec; 71] = [
+static COMMANDS: [CommandSpec; 74] = [
     command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
         "string",
         "1.0.0",
@@ -241,6 +242,20 @@ static COMMANDS: [CommandSpec; 71] = [
     command("setbit", 4, strings::set_bit).keys(ONE_KEY, RW, "RW access update").flags("write denyoom", "@write @bitmap @slow", "").about("bitmap", "2.2.0", "Sets or clears the bit at offset in the string value stored at key"),
     command("getbit", 3, strings::get_bit).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @bitmap @fast", "").about("bitmap", "2.2.0", "Returns the bit value at offset in the string value stored at key"),
     command("bitcount", -2, strings::count_bits).keys(ONE_KEY, RO, "RO access").flags("readonly", "@read @bitmap @slow", "").about("bitmap", "2.6.0", "Count set bits in a string").costs("O(N)"),
+    command("bitpos", -3, strings::find_bit)
+        .keys(ONE_KEY, RO, "RO access")
+        .flags("readonly", "@read @bitmap @slow", "")
+        .about("bitmap", "2.8.7", "Find first bit set or clear in a string")
+        .costs("O(N)"),
+    command("bitop", -4, strings::combine)
+        .keys(AFTER_ONE, RW, "OW update | RO access")
+        .flags("write denyoom", "@write @bitmap @slow", "")
+        .about("bitmap", "2.6.0", "Perform bitwise operations between strings")
+        .costs("O(N)"),
+    command("incrbyfloat", 3, strings::increment_float)
+        .keys(ONE_KEY, RW, "RW access update")
+        .flags("write denyoom fast", "@write @string @fast", "")
+        .about("string", "2.6.0", "Increment the float value of a key by the given amount"),
     command("readonly", 1, local::done).flags("loading stale fast", "@fast @connection", "").about("cluster", "3.0.0", "Enables read queries for a connection to a cluster replica node"),
     command("readwrite", 1, local::done).flags("loading stale fast", "@fast @connection", "").about("cluster", "3.0.0", "Disables read queries for a connection to a cluster replica node"),
     command("asking", 1, local::done).flags("fast", "@fast @connection", "").about("cluster", "3.0.0", "Sent by cluster clients after an -ASK redirect"),

@@ -1,8 +1,10 @@
 //! Commands that look into values, or do two things to a key at once.
 
 use super::{absolute_ms, KvPartition, Time, Unsettled};
+use crate::kv::bits::{clamped, find, Combination};
 use crate::kv::bytes::Value;
 use crate::kv::command::{BitRange, Expiry, Operation};
+use crate::kv::float80::Float80;
 use crate::kv::place_of;
 use crate::kv::reply::{KvError, WriteReply};
 use crate::kv::VALUE_BYTES_MAX;
@@ -66,8 +68,34 @@ impl KvPartition {
                 self.begin_write(now_ms);
                 out.integer(i64::from(self.set_bit(hash, key, offset, bit, now_ms)?));
             }
+            Operation::Combine { kind, mut keys } => {
+                self.check_keys(keys)?;
+                self.begin_write(now_ms);
+                let target = keys.next().ok_or(KvError::Malformed)?;
+                let mut combination = Combination::new(kind);
+                keys.for_each(|source| combination.add(self.value(source, now_ms)));
+                self.put_combined(target, &combination.finish(), now_ms, out);
+            }
+            Operation::IncrementFloat { key, delta } => {
+                let hash = self.hash_of(key)?;
+                self.begin_write(now_ms);
+                self.increment_float(hash, key, delta, now_ms, out)?;
+            }
             _ => return Err(KvError::Malformed),
         }
+        Ok(())
+    }
+
+    fn increment_float(&mut self, hash: u64, key: &[u8], delta: &[u8], now_ms: u64, out: &mut Vec<u8>) -> Result<(), KvError> {
+        let number = |text: &[u8]| Float80::parse(text).ok_or(KvError::NotAFloat);
+        let value = self.store.live_mut(hash, key, now_ms);
+        let before = value.as_ref().map_or(Ok(Float80::ZERO), |value| number(value.bytes()))?;
+        let sum = before.checked_add(number(delta)?).ok_or(KvError::NoSum)?.to_text();
+        match value {
+            Some(mut value) => value.assign(&sum),
+            None => self.store.add(hash, key, Value::new(&sum)),
+        }
+        out.string(&sum);
         Ok(())
     }
 
@@ -156,14 +184,35 @@ impl KvPartition {
                 let bytes = self.live(key, time)?.map_or(&b""[..], Value::bytes);
                 out.integer(range.map_or_else(|| ones(bytes), |range| count_bits(bytes, range)));
             }
-            Operation::Refuse { key, kind, otherwise_zero } => match self.live(key, time)? {
+            Operation::FindBit { key, bit, range, is_open } => out.integer(match self.live(key, time)? {
+                Some(value) => find(value.bytes(), bit, range, is_open),
+                None => -i64::from(bit),
+            }),
+            Operation::Refuse { key, kind, otherwise } => match self.live(key, time)? {
                 Some(_) => out.error(KvError::ALL.into_iter().find(|k| *k as u8 == kind).unwrap_or(KvError::Malformed)),
-                None if otherwise_zero => out.integer(0),
-                None => out.null(),
+                None => match otherwise {
+                    Some(number) => out.integer(i64::from(number)),
+                    None => out.null(),
+                },
             },
             _ => out.error(KvError::Malformed),
         }
         Ok(())
+    }
+
+    /// What a key of this group holds, nothing if it is not there.
+    pub(in crate::kv) fn value(&self, key: &[u8], now_ms: u64) -> &[u8] {
+        self.live(key, Time::settled(now_ms)).ok().flatten().map_or(b"", Value::bytes)
+    }
+
+    /// Sets a key of this group to the result of a combination; nothing removes it.
+    pub(in crate::kv) fn put_combined(&mut self, key: &[u8], bytes: &[u8], now_ms: u64, out: &mut Vec<u8>) {
+        if bytes.is_empty() {
+            self.delete(key, now_ms);
+        } else {
+            self.put(key, bytes, now_ms);
+        }
+        out.integer(bytes.len() as i64);
     }
 
     /// A copy of what a key holds, for a key that may be in another group.
@@ -195,10 +244,7 @@ fn part(length: usize, start: i64, end: i64) -> Option<Range<usize>> {
     if start < 0 && end < 0 && start > end {
         return None;
     }
-    let length = length as i64;
-    let from_start = |place: i64| if place < 0 { place.saturating_add(length).max(0) } else { place };
-    let (start, end) = (from_start(start), from_start(end).min(length - 1));
-    (start <= end && length > 0).then_some(start as usize..end as usize + 1)
+    clamped(length, start, end)
 }
 
 fn ones(bytes: &[u8]) -> i64 {
