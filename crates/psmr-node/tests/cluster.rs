@@ -1,5 +1,8 @@
 //! Real replicas in one process, over real sockets and files, under a tiny service with a protocol of lines.
 
+mod ports;
+
+use ports::free_addresses;
 use psmr_core::command::{GroupId, GroupSet};
 use psmr_core::config::Config;
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, Sink};
@@ -10,7 +13,7 @@ use psmr_node::node::{Node, NodeConfig};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -131,9 +134,7 @@ struct Cluster {
 
 impl Cluster {
     fn start(durable: bool, checkpoint_log_bytes: usize) -> Cluster {
-        let reserved: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let peers = reserved.iter().map(|l| Some(l.local_addr().unwrap())).collect();
-        drop(reserved);
+        let peers = free_addresses(3).into_iter().map(Some).collect();
         let data = durable.then(|| tempfile::tempdir().unwrap());
         let mut cluster = Cluster { peers, nodes: vec![None, None, None], data, checkpoint_log_bytes };
         (1..=3).for_each(|replica| cluster.start_node(replica));

@@ -1,7 +1,10 @@
 //! What a replica makes of connections to its peer port that are no peers', or do not keep to the protocol: it says why, closes
 //! them, takes no memory for them, and goes on.
 
+mod ports;
+
 use bytes::{Bytes, BytesMut};
+use ports::free_addresses;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use psmr_core::command::GroupId;
@@ -63,7 +66,7 @@ struct Fixture {
 impl Fixture {
     fn start() -> Fixture {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let peer_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let peer_port = free_addresses(1)[0];
         let config = NodeConfig {
             core: Config::new(1, 2, 4, 2),
             cluster: [7; 16],

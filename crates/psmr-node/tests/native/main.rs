@@ -2,5 +2,7 @@
 
 mod garbage;
 mod load;
+#[path = "../ports/mod.rs"]
+mod ports;
 mod sessions;
 mod support;

@@ -1,6 +1,7 @@
 //! What the tests of native clients have in common: a service of counters, its gateway, clusters in this process, and a
 //! forwarder that loses replies.
 
+use crate::ports::free_addresses;
 use psmr_core::command::{GroupId, GroupSet};
 use psmr_core::config::Config;
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, Sink};
@@ -196,11 +197,9 @@ impl Cluster {
 
     /// Three durable replicas.
     pub fn of(service: Arc<dyn Service>, factory: GatewayFactory) -> Cluster {
-        let reserved: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let peers = reserved.iter().map(|l| Some(l.local_addr().unwrap())).collect();
-        drop(reserved);
+        let [peers, addresses] = [(); 2].map(|()| free_addresses(3).into_iter().map(Some).collect());
         let data = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster { service, factory, peers, nodes: vec![None, None, None], addresses: vec![None; 3], data };
+        let mut cluster = Cluster { service, factory, peers, nodes: vec![None, None, None], addresses, data };
         (1..=3).for_each(|replica| cluster.start_node(replica));
         cluster
     }
