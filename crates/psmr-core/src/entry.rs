@@ -90,17 +90,27 @@ pub struct Barrier {
     pub count: u32,
     /// Where they are in the entry.
     pub commands: Range<usize>,
-    /// The groups that have arrived, on this replica.
-    arrived: AtomicU64,
+    arrivals: Arrivals,
+}
+
+/// The groups that have come to where several meet, on this replica.
+#[derive(Debug, Default)]
+struct Arrivals(AtomicU64);
+
+impl Arrivals {
+    /// Whether `group` is the last of `all`.
+    fn is_last(&self, group: GroupId, all: GroupSet) -> bool {
+        let bit = GroupSet::one(group).0;
+        let before = self.0.fetch_or(bit, Ordering::AcqRel);
+        debug_assert_eq!(before & bit, 0, "{group:?} arrived twice where {all:?} meet");
+        before | bit == all.0
+    }
 }
 
 impl Barrier {
     /// Records the arrival of `group`; true for the last group of γ, which then holds all of γ: the others are parked here.
     pub fn arrive(&self, group: GroupId) -> bool {
-        let bit = GroupSet::one(group).0;
-        let before = self.arrived.fetch_or(bit, Ordering::AcqRel);
-        debug_assert_eq!(before & bit, 0, "{group:?} arrived twice at a barrier of {:?}", self.gamma);
-        before | bit == self.gamma.0
+        self.arrivals.is_last(group, self.gamma)
     }
 
     /// The numbers of `group`, which is in γ.
@@ -139,6 +149,13 @@ pub enum System {
     },
 }
 
+impl System {
+    /// Whether replicas look at their state there.
+    pub fn is_cut(self) -> bool {
+        !matches!(self, System::Genesis { .. })
+    }
+}
+
 /// A committed entry, decoded.
 #[derive(Debug)]
 pub struct Entry {
@@ -162,12 +179,19 @@ pub struct Entry {
     pub system: Option<System>,
     /// When this replica learned that it is committed, by the observer's clock; 0: it is not timed.
     pub committed_us: u64,
+    /// At a cut where all groups meet.
+    arrivals: Arrivals,
     /// By group, in order of delivery within a group.
     items: Vec<(GroupId, Item)>,
     data: Bytes,
 }
 
 impl Entry {
+    /// Records the arrival of `group` at a command to the engine at which all groups meet; true for the last one.
+    pub fn arrive(&self, group: GroupId) -> bool {
+        self.arrivals.is_last(group, self.groups)
+    }
+
     /// Decodes what `EntryBuilder` or `encode_system` made; an empty entry (a new leader's first) has nothing in it.
     ///
     /// # Errors
@@ -184,6 +208,7 @@ impl Entry {
             barriers: Vec::new(),
             system: None,
             committed_us: 0,
+            arrivals: Arrivals::default(),
             items: Vec::new(),
             data: data.clone(),
         };
@@ -239,7 +264,14 @@ impl Entry {
                     }
                     let numbers = (0..gamma.len()).map(|_| decode_numbers(reader)).collect::<Result<Vec<_>, _>>()?;
                     let (count, commands) = self.decode_commands(reader, &numbers)?;
-                    self.barriers.push(Barrier { head: head_index, gamma, numbers, count, commands, arrived: AtomicU64::new(0) });
+                    self.barriers.push(Barrier {
+                        head: head_index,
+                        gamma,
+                        numbers,
+                        count,
+                        commands,
+                        arrivals: Arrivals::default(),
+                    });
                     (gamma, Item::Barrier(self.barriers.len() as u32 - 1))
                 }
                 _ => return Err(reader.malformed("section kind")),

@@ -256,6 +256,12 @@ pub trait Service: Send + Sync + 'static {
         false
     }
 
+    /// Whether the partitions' states are parts of one, which is whole only while none of them executes. Then all groups meet
+    /// where a checkpoint or a digest is taken, on every replica, and `snapshot` and `restore` are called for all of them.
+    fn shares_state(&self) -> bool {
+        false
+    }
+
     /// Executes one command with |γ| > 1 (synchronous mode), and appends its one reply to `reply`. Deterministic, must not panic.
     fn execute(&self, handles: &mut Handles<'_>, command: Command<'_>, context: &Context, reply: &mut Vec<u8>);
 }

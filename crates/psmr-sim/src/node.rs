@@ -99,7 +99,7 @@ impl Live {
     /// If what was recovered does not fit together.
     pub fn start(plan: &Plan, me: ReplicaId, incarnation: u64, disk: &mut Disk, falls_back: bool) -> Result<Live, String> {
         let topology = Topology::new(plan.groups, plan.streams);
-        let service = Arc::new(RegisterService::default());
+        let service = Arc::new(RegisterService::new(&topology, plan.shares_state));
         let recorder = service.recorder.clone();
         let planted = PlantedErrors::new(plan.planted);
         let engine = Arc::new(Engine::new(me, topology.clone(), service, planted));

@@ -157,6 +157,8 @@ pub struct Plan {
     pub workers: usize,
     /// Whether disks are synced; else a replica that ends loses its memory.
     pub durable: bool,
+    /// The groups' states are parts of one.
+    pub shares_state: bool,
     /// How many operations clients issue in all.
     pub operations: usize,
     /// Client connections per replica.
@@ -214,6 +216,7 @@ impl Plan {
             streams: if random.chance(70) { streams.max(2.min(groups)) } else { streams },
             workers: random.within(1..=3) as usize,
             durable: random.chance(88),
+            shares_state: random.chance(30),
             operations: random.within(80..=260) as usize,
             connections: random.within(1..=3) as usize,
             depth: random.within(1..=8) as usize,

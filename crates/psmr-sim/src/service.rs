@@ -167,33 +167,86 @@ pub fn mix(hash: u64, value: u64) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
+/// What a group holds.
+#[derive(Debug, Default)]
+struct State {
+    executed: u64,
+    chain: u64,
+    cells: BTreeMap<u8, Cell>,
+}
+
+impl State {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.u64(self.executed);
+        out.u64(self.chain);
+        out.u8(self.cells.len() as u8);
+        for (index, cell) in &self.cells {
+            out.u8(*index);
+            out.u64(cell.version);
+            out.u64(cell.value);
+        }
+    }
+
+    fn decode(reader: &mut Reader) -> Result<State, Malformed> {
+        let mut state = State { executed: reader.u64("executed")?, chain: reader.u64("chain")?, cells: BTreeMap::new() };
+        for _ in 0..reader.u8("cells")? {
+            let index = reader.u8("index")?;
+            state.cells.insert(index, Cell { version: reader.u64("version")?, value: reader.u64("value")? });
+        }
+        Ok(state)
+    }
+}
+
+/// The states of all groups.
+type States = Arc<Mutex<Vec<State>>>;
+
 /// One group's registers.
 #[derive(Debug)]
 pub struct Registers {
     group: GroupId,
-    executed: u64,
-    chain: u64,
-    cells: BTreeMap<u8, Cell>,
+    states: States,
+    /// The lowest group's snapshot is that of all groups.
+    shares_state: bool,
     recorder: Recorder,
 }
 
 impl Registers {
+    fn own<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
+        with(&mut self.states.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[self.group.index()])
+    }
+
+    /// The groups that this one's snapshot is of.
+    fn of_snapshot(&self, groups: usize) -> std::ops::Range<usize> {
+        match (self.shares_state, self.group.index()) {
+            (false, own) => own..own + 1,
+            (true, 0) => 0..groups,
+            (true, _) => 0..0,
+        }
+    }
+
+    fn executed(&self) -> u64 {
+        self.own(|state| state.executed)
+    }
+
     fn cell(&self, key: Key) -> Cell {
-        self.cells.get(&key.index).copied().unwrap_or_default()
+        self.own(|state| state.cells.get(&key.index).copied().unwrap_or_default())
     }
 
     fn set(&mut self, key: Key, value: u64) -> (Key, Cell) {
         let cell = Cell { version: self.cell(key).version + 1, value };
-        self.cells.insert(key.index, cell);
+        self.own(|state| state.cells.insert(key.index, cell));
         (key, cell)
     }
 
     /// Takes the next place for a write.
     fn place(&mut self, id: u64, now_ms: u64, seed: u64, value: u64) -> (GroupId, u64, u64) {
-        self.executed += 1;
-        self.chain = mix(mix(mix(mix(self.chain, id), now_ms), seed), value);
-        self.recorder.set_state(self.group, (self.executed, self.chain));
-        (self.group, self.executed, self.chain)
+        let (executed, chain) = self.own(|state| {
+            state.executed += 1;
+            state.chain = mix(mix(mix(mix(state.chain, id), now_ms), seed), value);
+            (state.executed, state.chain)
+        });
+        self.recorder.set_state(self.group, (executed, chain));
+        (self.group, executed, chain)
     }
 
     fn write(&mut self, request: &Request, seed: u64, context: &Context) -> Reply {
@@ -203,12 +256,12 @@ impl Registers {
         let place = self.place(request.id, context.now_ms, seed, value);
         let executed = Executed { id: request.id, now_ms: context.now_ms, places: vec![place], written };
         self.recorder.records().executed.push(executed);
-        Reply { now_ms: context.now_ms, places: vec![(self.group, self.executed)], cells }
+        Reply { now_ms: context.now_ms, places: vec![(self.group, self.executed())], cells }
     }
 
     fn look(&self, request: &Request, now_ms: u64) -> Reply {
         let cells = request.keys.iter().map(|key| self.cell(*key)).collect();
-        Reply { now_ms, places: vec![(self.group, self.executed)], cells }
+        Reply { now_ms, places: vec![(self.group, self.executed())], cells }
     }
 }
 
@@ -241,28 +294,22 @@ impl Partition for Registers {
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) {
-        out.u64(self.executed);
-        out.u64(self.chain);
-        for (index, cell) in &self.cells {
-            out.u8(*index);
-            out.u64(cell.version);
-            out.u64(cell.value);
-        }
+        let states = self.states.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        states[self.of_snapshot(states.len())].iter().for_each(|state| state.encode(out));
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let text = |error: Malformed| error.to_string();
         let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
-        self.executed = reader.u64("executed").map_err(text)?;
-        self.chain = reader.u64("chain").map_err(text)?;
-        self.cells.clear();
-        while !reader.is_at_end() {
-            let index = reader.u8("index").map_err(text)?;
-            let version = reader.u64("version").map_err(text)?;
-            self.cells.insert(index, Cell { version, value: reader.u64("value").map_err(text)? });
+        let mut states = self.states.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for at in self.of_snapshot(states.len()) {
+            states[at] = State::decode(&mut reader).map_err(|error| error.to_string())?;
+            self.recorder.set_state(GroupId(at as u8), (states[at].executed, states[at].chain));
         }
-        self.recorder.set_state(self.group, (self.executed, self.chain));
-        Ok(())
+        if reader.is_at_end() {
+            Ok(())
+        } else {
+            Err("bytes after the state".into())
+        }
     }
 
     fn as_any_mut(&mut self) -> &mut dyn Any {
@@ -271,10 +318,20 @@ impl Partition for Registers {
 }
 
 /// The service of one replica.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RegisterService {
     /// Where its executions are recorded.
     pub recorder: Recorder,
+    states: States,
+    shares_state: bool,
+}
+
+impl RegisterService {
+    /// Empty registers. `shares_state`: as an engine sees them, the groups' states are parts of one.
+    pub fn new(topology: &Topology, shares_state: bool) -> RegisterService {
+        let states = (0..topology.groups).map(|_| State::default()).collect();
+        RegisterService { recorder: Recorder::default(), states: Arc::new(Mutex::new(states)), shares_state }
+    }
 }
 
 impl Service for RegisterService {
@@ -284,8 +341,12 @@ impl Service for RegisterService {
 
     fn partition(&self, group: GroupId, _topology: &Topology) -> Box<dyn Partition> {
         self.recorder.set_state(group, (0, 0));
-        let (executed, chain, cells) = (0, 0, BTreeMap::new());
-        Box::new(Registers { group, executed, chain, cells, recorder: self.recorder.clone() })
+        let RegisterService { recorder, states, shares_state } = self;
+        Box::new(Registers { group, states: states.clone(), shares_state: *shares_state, recorder: recorder.clone() })
+    }
+
+    fn shares_state(&self) -> bool {
+        self.shares_state
     }
 
     fn is_brief(&self, payload: &[u8]) -> bool {
@@ -297,7 +358,7 @@ impl Service for RegisterService {
         let cells: Vec<Cell> = request.keys.iter().map(|key| registers(handles, key.group).cell(*key)).collect();
         let gamma = handles.gamma();
         let places = if command.read {
-            gamma.iter().map(|group| (group, registers(handles, group).executed)).collect()
+            gamma.iter().map(|group| (group, registers(handles, group).executed())).collect()
         } else {
             let value = value_of(request.id, &cells);
             let written = request.keys.iter().map(|key| registers(handles, key.group).set(*key, value)).collect();

@@ -5,34 +5,62 @@ use super::group::Group;
 use super::reads::Due;
 use super::{Engine, Event, Output};
 use crate::command::{GroupId, GroupSet};
-use crate::entry::{split_command, Barrier, BatchHead, Entry};
+use crate::deliver::Place;
+use crate::entry::{split_command, Barrier, BatchHead, Entry, System};
 use crate::service::{Command, Handles, Partition, Replies};
 use crate::session::{Numbering, Verdict};
 use crate::sync::{lock, MutexGuard};
 
 /// Executes the barrier's commands over all groups of γ, of which `last` is one, and releases the others.
 pub(super) fn execute(last: &mut Group, entry: &Entry, barrier: &Barrier, engine: &Engine, out: &mut Output) {
-    let own_id = last.id;
-    let others = GroupSet(barrier.gamma.0 & !GroupSet::one(own_id).0);
-    let mut guards: Vec<MutexGuard<'_, Group>> = others.iter().map(|g| lock(&engine.cells[g.index()].group)).collect();
-    {
-        let mut groups: Vec<&mut Group> = guards.iter_mut().map(|guard| &mut **guard).collect();
-        let place = groups.iter().position(|g| g.id > own_id).unwrap_or(groups.len());
+    let mut parked = Parked::lock(last, barrier.gamma, engine);
+    Meeting { groups: parked.and(last), entry, barrier, engine }.execute(out);
+    if !engine.planted.opens_early(barrier) {
+        parked.release(|group| group.cursor.items_passed += 1, out);
+    }
+}
+
+/// Looks at the state at a cut where all groups meet, since their states are parts of one, and releases the others.
+pub(super) fn cut(last: &mut Group, system: System, entry: &Entry, engine: &Engine, out: &mut Output) {
+    let mut parked = Parked::lock(last, entry.groups, engine);
+    parked.and(last).into_iter().for_each(|group| group.on_system(system, entry, engine, out));
+    // All leave the entry now, and `last` when it is done here: a checkpoint of this cut comes too late for all or for none.
+    parked.release(|group| group.cursor.leave(Place::Cross(entry.index)), out);
+}
+
+/// The groups that wait for the last one to arrive, in its hands.
+struct Parked<'a> {
+    groups: GroupSet,
+    guards: Vec<MutexGuard<'a, Group>>,
+    engine: &'a Engine,
+}
+
+impl<'a> Parked<'a> {
+    /// All of `gamma` but `last`, whose lock is held.
+    fn lock(last: &Group, gamma: GroupSet, engine: &'a Engine) -> Parked<'a> {
+        let groups = GroupSet(gamma.0 & !GroupSet::one(last.id).0);
+        let guards = groups.iter().map(|g| lock(&engine.cells[g.index()].group)).collect();
+        Parked { groups, guards, engine }
+    }
+
+    /// These and the last one, ascending.
+    fn and<'g>(&'g mut self, last: &'g mut Group) -> Vec<&'g mut Group> {
+        let mut groups: Vec<&mut Group> = self.guards.iter_mut().map(|guard| &mut **guard).collect();
+        let place = groups.iter().position(|g| g.id > last.id).unwrap_or(groups.len());
         groups.insert(place, last);
-        Meeting { groups, entry, barrier, engine }.execute(out);
+        groups
     }
-    if engine.planted.opens_early(barrier) {
-        return;
+
+    /// Lets them go on after each has passed the place by `pass`.
+    fn release(mut self, pass: impl Fn(&mut Group), out: &mut Output) {
+        self.guards.iter_mut().for_each(|guard| pass(guard));
+        out.hand_on();
+        drop(self.guards);
+        for group in self.groups.iter() {
+            self.engine.cells[group.index()].readiness.release();
+        }
+        out.ready = out.ready.union(self.groups);
     }
-    for guard in &mut guards {
-        guard.cursor.items_passed += 1;
-    }
-    out.hand_on();
-    drop(guards);
-    for group in others.iter() {
-        engine.cells[group.index()].readiness.release();
-    }
-    out.ready = out.ready.union(others);
 }
 
 struct Meeting<'a> {

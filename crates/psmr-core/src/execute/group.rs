@@ -134,8 +134,13 @@ impl Group {
     /// Delivers the rest of an entry. False: the group has to wait at a barrier in it.
     fn deliver(&mut self, entry: &Entry, engine: &Engine, out: &mut Output) -> bool {
         if let Some(system) = entry.system {
-            self.advance_clock(entry.stamp_ms);
-            self.on_system(system, entry.index, engine, out);
+            if !(system.is_cut() && engine.service.shares_state()) {
+                self.on_system(system, entry, engine, out);
+            } else if entry.arrive(self.id) {
+                super::barrier::cut(self, system, entry, engine, out);
+            } else {
+                return false;
+            }
             return true;
         }
         if entry.time_groups.contains(self.id) && self.cursor.items_passed == 0 {
@@ -334,8 +339,9 @@ impl Group {
         SeedSource::new(entry.log, entry.index, self.id, session)
     }
 
-    fn on_system(&mut self, system: System, cut: u64, engine: &Engine, out: &mut Output) {
-        let group = self.id;
+    pub(super) fn on_system(&mut self, system: System, entry: &Entry, engine: &Engine, out: &mut Output) {
+        self.advance_clock(entry.stamp_ms);
+        let (group, cut) = (self.id, entry.index);
         match system {
             System::Checkpoint { replicas } if replicas >> engine.me & 1 == 1 => {
                 out.events.push(Event::Snapshot { cut, group, bytes: self.snapshot(cut) });
