@@ -86,8 +86,8 @@ def test_a_value_of_another_type_is_refused() -> None:
 
 
 def test_an_unknown_service_is_refused() -> None:
-    with pytest.raises(psmr.UsageError, match="service is 'netfs': allowed is kv"):
-        psmr.local("netfs")
+    with pytest.raises(psmr.UsageError, match="service is 'netfs': allowed is 'kv', or a class"):
+        psmr.local(*_untyped("netfs"))
 
 
 def test_the_store_in_this_process() -> None:

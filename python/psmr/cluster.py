@@ -225,7 +225,7 @@ class LocalCluster:
             self._start(node)
 
     def _start(self, node: _Replica) -> None:
-        command = [sys.executable, "-m", "psmr", "serve", self._directory.identity.service]
+        command = [sys.executable, "-m", "psmr", "serve", self._options.layout.service]
         command += ["--config", str(self._directory.config_path(node.member.id)), "--lifeline-fd", str(self._lifeline_read)]
         with _open_log(node.log_path) as log:
             process = subprocess.Popen(

@@ -22,8 +22,9 @@ from pathlib import Path
 from types import TracebackType
 
 from psmr import ports
-from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, SERVICES, new_cluster_id, streams_default
+from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, new_cluster_id, streams_default
 from psmr.errors import RuntimeFailure, UsageError, of_file
+from psmr.service import name_of
 
 VERSION = 1
 REPLICAS_DEFAULT = 3
@@ -37,6 +38,7 @@ _RELEASE_POLL_S = 0.05
 class Layout:
     """What the user asked for; None is what the directory has, or the default for a new one."""
 
+    #: `kv`, or `FILE:CLASS`.
     service: str
     replicas: int | None = None
     groups: int | None = None
@@ -50,6 +52,7 @@ class Identity:
 
     version: int
     cluster: str
+    #: `kv`, or the name of the class.
     service: str
     replicas: int
     groups: int
@@ -150,7 +153,7 @@ def _new(layout: Layout) -> Identity:
     return Identity(
         version=VERSION,
         cluster=new_cluster_id(),
-        service=layout.service,
+        service=name_of(layout.service),
         replicas=replicas,
         groups=groups,
         streams=layout.streams or streams_default(groups, replicas),
@@ -164,6 +167,8 @@ def _checked(path: Path, layout: Layout) -> Identity:
     identity = _read(path)
     for key in ("service", "replicas", "groups", "streams", "durability"):
         asked, there = getattr(layout, key), getattr(identity, key)
+        if key == "service":
+            asked = name_of(layout.service)
         if asked is not None and asked != there:
             raise UsageError(
                 f"{path}: {key} is {json.dumps(there)}, not {json.dumps(asked)}: allowed is what the cluster has; "
@@ -185,7 +190,7 @@ def _read(path: Path) -> Identity:
     replicas, groups = values["replicas"], values["groups"]
     sound = {
         "cluster": isinstance(values["cluster"], str) and len(values["cluster"]) == 32,
-        "service": values["service"] in SERVICES,
+        "service": isinstance(values["service"], str) and values["service"] != "",
         "replicas": isinstance(replicas, int) and 1 <= replicas <= REPLICAS_MAX,
         "groups": isinstance(groups, int) and 1 <= groups <= GROUPS_MAX,
         "streams": isinstance(groups, int) and isinstance(values["streams"], int) and 1 <= values["streams"] <= groups,

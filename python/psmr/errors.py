@@ -1,10 +1,13 @@
 """Every error that psmr raises, and the exit code of the command line for each.
 
+                          exit code, and whether the command may have been executed
 PsmrError
-├── UsageError        2  wrong usage, configuration, port, directory; a missing tool
-├── RuntimeFailure    1  something failed while running: nothing is wrong with what was asked
-│   └── OutcomeUnknown   a command may or may not have been executed
-└── CommandError      1  the service refused a command, and said why
+├── UsageError            2  no   wrong usage, configuration, port, directory; a missing tool
+│   └── ArgumentError     2  no   an argument of a command is missing, unknown or of another type than declared
+├── RuntimeFailure        1  no   something failed while running: nothing is wrong with what was asked
+│   ├── Unavailable       1  no   no replica answered in time: ask again
+│   └── OutcomeUnknown    1  yes  the command may or may not have been executed, now or later
+└── CommandError          1  yes  the command was executed, and raised an exception or refused
 
 The extension raises these classes too.
 """
@@ -12,8 +15,19 @@ The extension raises these classes too.
 from __future__ import annotations
 
 import errno
+import sys
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["CommandError", "OutcomeUnknown", "PsmrError", "RuntimeFailure", "UsageError"]
+__all__ = [
+    "ArgumentError",
+    "CommandError",
+    "OutcomeUnknown",
+    "PsmrError",
+    "RuntimeFailure",
+    "Unavailable",
+    "UsageError",
+]
 
 
 class PsmrError(Exception):
@@ -21,6 +35,8 @@ class PsmrError(Exception):
 
     #: What the command line exits with.
     exit_code = 1
+    #: Whether the command that it answers may have taken effect, or may still.
+    may_have_been_executed = False
 
 
 class UsageError(PsmrError):
@@ -29,16 +45,80 @@ class UsageError(PsmrError):
     exit_code = 2
 
 
+class ArgumentError(UsageError, TypeError):
+    """An argument of a command is missing, unknown or of another type than declared; nothing was sent."""
+
+
 class RuntimeFailure(PsmrError):
     """Something failed at run time."""
+
+
+class Unavailable(RuntimeFailure):
+    """No replica answered in time, and nothing was changed: ask again."""
 
 
 class OutcomeUnknown(RuntimeFailure):
     """The connection was lost or too slow: the command may or may not have been executed."""
 
+    may_have_been_executed = True
+
 
 class CommandError(PsmrError):
-    """The service refused the command. The message is the service's own."""
+    """The command was executed, and refused or raised an exception: what that says is the message.
+
+    An exception of a class of the service's own module is raised as that class too, so that `except bank.Overdrawn` works.
+    """
+
+    may_have_been_executed = True
+
+    #: The name of the exception's class, with its module unless that is `builtins`; None where the class itself is raised.
+    type: str | None = None
+
+    @property
+    def message(self) -> str:
+        """What the exception said."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        """Return the message, after the class where that is not raised itself."""
+        return f"{self.type}: {self.message}" if self.type is not None else self.message
+
+
+def raised_by_command(module: str) -> Callable[[str, str, str, tuple[Any, ...] | None], CommandError]:
+    """Return what makes the exception that a client raises, for a service of this module."""
+    known: dict[str, type[CommandError] | None] = {}
+
+    def make(origin: str, name: str, message: str, arguments: tuple[Any, ...] | None) -> CommandError:
+        """Return the exception of a class (`origin` is empty for the service's own module), with what it said."""
+        if not origin and name not in known:
+            known[name] = _own_class(module, name)
+        own = None if origin else known[name]
+        if own is not None and arguments is not None:
+            try:
+                return own(*arguments)
+            except Exception:
+                # Its class takes other arguments than those that it keeps; what it said is told all the same.
+                own = None
+        error = CommandError(message)
+        error.type = f"{origin}.{name}" if origin and origin != "builtins" else name
+        return error
+
+    return make
+
+
+def _own_class(module: str, name: str) -> type[CommandError] | None:
+    """Return the class of this name in the module, as a CommandError."""
+    found: Any = sys.modules.get(module)
+    for step in name.split("."):
+        found = getattr(found, step, None)
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        return None
+    if issubclass(found, CommandError):
+        return found
+    try:
+        return type(found.__name__, (found, CommandError), {"__module__": found.__module__, "__qualname__": name})
+    except TypeError:
+        return None
 
 
 #: What a disk says that is full or broken, whatever directory is chosen on it.

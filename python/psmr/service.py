@@ -6,16 +6,22 @@ anything runs.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import inspect
-import runpy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, TypeVar, Union
+from typing import Any, ClassVar, Final, Literal, TypeVar, Union, cast
 
-from psmr.errors import PsmrError, UsageError, of_file
+from psmr import _psmr
+from psmr.context import Context
+from psmr.errors import PsmrError, UsageError, of_file, raised_by_command
+from psmr.shapes import Shapes, hints_of
+from psmr.state import describer, finder
 
-__all__ = ["ALL", "NONE", "Declaration", "Service", "command", "explain", "load", "query"]
+__all__ = ["ALL", "NONE", "Declaration", "Service", "command", "explain", "load", "name_of", "query", "schema_of"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,9 +42,15 @@ ALL: Final = _Extent("ALL")
 NONE: Final = _Extent("NONE")
 
 #: An argument's name, several, a function of the arguments (all of them, by name) that returns the keys, `ALL` or `NONE`.
+#: `accounts[*]` names each item of the argument `accounts`.
 Keys = Union[str, tuple[str, ...], Callable[..., Any], _Extent]
 
 _MARK = "__psmr_declared__"
+_SCHEMA = "__psmr_schema__"
+_EACH = "[*]"
+
+#: What a service, or a client of one, has besides its commands.
+_TAKEN = ("call", "close", "context", "declarations", "pipeline", "restore", "service", "snapshot")
 _KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -105,6 +117,30 @@ class Service(metaclass=_ServiceType):
     #: The commands by name, in order of definition, those of base classes first.
     declarations: ClassVar[dict[str, Declaration]] = {}
 
+    @property
+    def context(self) -> Context:
+        """What the command that is being executed may know: log time, random numbers, its id, its session.
+
+        Equal on every replica. Raises UsageError outside of a command.
+        """
+        known = _psmr.context()
+        if known is None:
+            raise UsageError(f"{type(self).__qualname__}.context: is there while a command is executed; it is not now")
+        return cast(Context, known)
+
+    def snapshot(self) -> object:
+        """Return the state, for checkpoints and digests: the attributes, unless a service says otherwise.
+
+        What it returns is made of builtin types, of the standard library's dates, numbers and collections, and of objects of
+        the service's own classes. No command is executed meanwhile.
+        """
+        return vars(self)
+
+    def restore(self, state: Any) -> None:
+        """Replace the state by one that `snapshot` returned."""
+        vars(self).clear()
+        vars(self).update(state)
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Check what the class declares."""
         super().__init_subclass__(**options)
@@ -157,6 +193,8 @@ def _declare(owner: type, name: str, function: Callable[..., Any], keys: object,
     place = f"{owner.__qualname__}.{name}"
     if name.startswith("_"):
         raise UsageError(f"{place}: a {_kind(query)}'s name begins with a letter; rename it")
+    if name in _TAKEN:
+        raise UsageError(f"{place}: services and clients have {name!r} already; rename it")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise UsageError(
             f"{place}: a {_kind(query)} cannot be async, since replicas would interleave it differently; write `def`"
@@ -192,7 +230,7 @@ def _check_keys(place: str, keys: object, arguments: list[str]) -> Keys:
         if not names:
             raise UsageError(f"{place}: keys=() names no argument; {known}; keys=NONE says that it depends on nothing")
         for name in names:
-            if name not in arguments:
+            if name.removesuffix(_EACH) not in arguments:
                 raise UsageError(f"{place}: keys has {name!r}, which is no argument; {known}")
         return keys if isinstance(keys, str) else names
     if callable(keys):
@@ -215,6 +253,11 @@ def _parameter_names(place: str, keys: Callable[..., Any]) -> list[str]:
         raise UsageError(f"{place}: keys={keys!r} does not tell its arguments; wrap it in a lambda") from None
 
 
+def name_of(reference: str) -> str:
+    """Return the name of the service that `kv` or `FILE:CLASS` refers to."""
+    return reference.rpartition(":")[2]
+
+
 def load(reference: str) -> type[Service]:
     """Return the service that `FILE:CLASS` refers to, such as `bank.py:Bank`. The file is executed."""
     file, _, name = reference.rpartition(":")
@@ -222,7 +265,7 @@ def load(reference: str) -> type[Service]:
     if not path.is_file():
         raise UsageError(f"{reference}: there is no file {file!r}; write FILE:CLASS, such as bank.py:Bank")
     try:
-        found = runpy.run_path(file, run_name=path.stem).get(name)
+        found = getattr(_module_of(path), name, None)
     except PsmrError:
         raise
     except OSError as error:
@@ -232,6 +275,85 @@ def load(reference: str) -> type[Service]:
     if not (isinstance(found, type) and issubclass(found, Service)):
         raise UsageError(f"{reference}: {path} has no class {name!r} that is a psmr.service.Service; name one that is")
     return found
+
+
+def _module_of(path: Path) -> object:
+    """Return the module in a file, as `import` would from its directory."""
+    whole = path.resolve()
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(whole):
+        return known
+    spec = importlib.util.spec_from_file_location(path.stem, whole)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path}: is no Python file; name one that ends in .py")
+    if str(whole.parent) not in sys.path:
+        sys.path.insert(0, str(whole.parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
+
+
+def schema_of(service: type[Service]) -> _psmr.Schema:
+    """Return what the extension works by, made of the declarations and their types.
+
+    Raises UsageError for a type that cannot be sent.
+    """
+    known = vars(service).get(_SCHEMA)
+    if isinstance(known, _psmr.Schema):
+        return known
+    place = service.__qualname__
+    if not service.declarations:
+        raise UsageError(f"{place}: declares no command; mark methods with @command or @query")
+    shapes = Shapes()
+    commands, lines = [], []
+    for one in service.declarations.values():
+        row, line = _command_row(service, one, shapes)
+        commands.append(row)
+        lines.append(line)
+    fingerprint = hashlib.sha256("\n".join([*lines, *shapes.lines]).encode()).hexdigest()[:16]
+    module = service.__module__
+    made = _psmr.Schema(
+        service,
+        f"{place}#{fingerprint}",
+        shapes.rows,
+        commands,
+        describer(module),
+        finder(module),
+        raised_by_command(module),
+    )
+    setattr(service, _SCHEMA, made)
+    return made
+
+
+def _command_row(service: type[Service], one: Declaration, shapes: Shapes) -> tuple[tuple[Any, ...], str]:
+    """Return what the extension is told of one command, and the line of the fingerprint that stands for it."""
+    where = f"{service.__qualname__}.{one.name}"
+    hints = hints_of(getattr(service, one.name), where)
+    parameters = list(one.signature.parameters.values())[1:]
+    rows = []
+    for parameter in parameters:
+        shape = shapes.place(hints[parameter.name], f"{where}: argument {parameter.name}")
+        has_default = parameter.default is not inspect.Parameter.empty
+        rows.append((parameter.name, shape, has_default, parameter.default if has_default else None))
+    if "return" not in hints:
+        raise UsageError(f"{where}: its result has no type; annotate it, such as `-> None`")
+    result = shapes.place(hints["return"], f"{where}: its result")
+    positional = sum(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+    names = [parameter.name for parameter in parameters]
+    keys: object = one.keys
+    if isinstance(one.keys, _Extent):
+        keys = one.keys.name
+    elif isinstance(one.keys, (str, tuple)):
+        chosen = (one.keys,) if isinstance(one.keys, str) else one.keys
+        keys = [(names.index(name.removesuffix(_EACH)), name.endswith(_EACH)) for name in chosen]
+    told = keys if isinstance(keys, (str, list)) else "function"
+    line = f"{one.name} {one.query} {[row[:2] for row in rows]} {told} -> {result}"
+    return (one.name, one.query, rows, positional, keys, result), line
 
 
 def explain(service: type[Service]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ pub struct Context {
     pub log: LogId,
     /// The entry in that log.
     pub index: u64,
+    /// Whose commands they are; `None`: the time's own.
+    pub session: Option<SessionId>,
 }
 
 /// One command of a slice.
@@ -179,7 +181,10 @@ pub trait Partition: Send + Any {
     fn on_time(&mut self, _context: &Context) {}
 
     /// Writes the whole state, keyed by slot, in an order that depends on nothing but the state: equal states, equal bytes.
-    fn snapshot(&self, out: &mut Vec<u8>);
+    ///
+    /// # Errors
+    /// Why the state cannot be written; the same on every replica. There is no checkpoint then, and no digest.
+    fn snapshot(&self, out: &mut Vec<u8>) -> Result<(), String>;
 
     /// Replaces the state by one that `snapshot` wrote.
     ///
@@ -246,6 +251,16 @@ impl<'a> Handles<'a> {
 pub trait Service: Send + Sync + 'static {
     /// The name in configuration, genesis record and messages.
     fn name(&self) -> &str;
+
+    /// What clients and replicas have to agree on before they understand each other: the name, unless there is more.
+    fn interface(&self) -> &str {
+        self.name()
+    }
+
+    /// Runs all that a worker does. A service may give the thread what its commands need, for as long as it lasts.
+    fn with_worker(&self, work: &mut (dyn FnMut() + Send)) {
+        work();
+    }
 
     /// The empty state of one group.
     fn partition(&self, group: GroupId, topology: &Topology) -> Box<dyn Partition>;

@@ -405,7 +405,7 @@ impl Clients {
             Event::Reads { tokens, replies, .. } => {
                 tokens.iter().zip(replies.iter()).for_each(|(token, reply)| answer(*token, Answer::Reply(reply)));
             }
-            Event::ReadsLost { .. } | Event::Snapshot { .. } | Event::Digest { .. } => {}
+            Event::ReadsLost { .. } | Event::Snapshot { .. } | Event::NoSnapshot { .. } | Event::Digest { .. } => {}
         }
     }
 

@@ -45,6 +45,8 @@ pub enum Input {
     Persisted(u64),
     /// A group's part of a checkpoint.
     Snapshot { cut: u64, group: GroupId, bytes: Vec<u8> },
+    /// The state at the cut cannot be written.
+    NoSnapshot { cut: u64, why: String },
     /// A group's part of a digest.
     Digest { request: u64, cut: u64, group: GroupId, digest: [u64; 2] },
     /// An own checkpoint is on disk.
@@ -288,6 +290,10 @@ impl ConsensusThread {
             Input::Turn | Input::Stop => {}
             Input::Persisted(turn) => self.parts.order.on_persisted(turn),
             Input::Snapshot { cut, group, bytes } => self.on_snapshot(cut, group, bytes),
+            Input::NoSnapshot { cut, why } => {
+                eprintln!("psmr: warning: no checkpoint, so the log grows: {why}");
+                self.snapshots.retain(|other, _| *other > cut);
+            }
             Input::Digest { request, cut, group, digest } => self.on_digest(request, cut, group, digest),
             Input::CheckpointWritten { cut, positions } => self.parts.order.on_checkpoint(cut, positions),
             Input::CheckpointFailed(text) => eprintln!("psmr: warning: {text}"),

@@ -245,7 +245,7 @@ impl Node {
             engine: engine.clone(),
             consensus: mailbox.clone(),
             router: router.clone(),
-            welcome: welcome(&config, &topology, &node, service.name()),
+            welcome: welcome(&config, &topology, &node, service.interface()),
             connections: Arc::default(),
             is_over: Arc::default(),
         };
@@ -270,7 +270,7 @@ impl Node {
 
         let hello = Hello {
             cluster: config.cluster,
-            genesis: xxhash_rust::xxh3::xxh3_64(&genesis),
+            genesis: xxhash_rust::xxh3::xxh3_64(&[&genesis, service.interface().as_bytes()].concat()),
             from: config.core.me,
             incarnation,
             client_address: address_text.clone(),
@@ -312,6 +312,11 @@ impl Node {
         };
         threads.push(thread::Builder::new().name("consensus".into()).spawn(run).map_err(failure)?);
         Ok(Node { mailbox, stopping, workers, threads, ended: Mutex::new(ended), inside, address })
+    }
+
+    /// The replica's execution, for reads in the calling thread: only of a cluster of one (`Engine::read_now`).
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.inside.engine
     }
 
     /// A client in this process: it works without sockets, until the replica ends.

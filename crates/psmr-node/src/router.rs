@@ -77,6 +77,7 @@ impl Router {
     fn hand_to_consensus(&self, event: Event) {
         match event {
             Event::Snapshot { cut, group, bytes } => self.consensus.post(Input::Snapshot { cut, group, bytes }),
+            Event::NoSnapshot { cut, why } => self.consensus.post(Input::NoSnapshot { cut, why }),
             Event::Digest { request, cut, group, state, bookkeeping } => {
                 self.consensus.post(Input::Digest { request, cut, group, digest: [state, bookkeeping] });
             }

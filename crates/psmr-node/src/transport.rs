@@ -336,7 +336,7 @@ impl Transport {
             return Err("it belongs to another cluster: check the addresses of the peers".into());
         }
         if hello.genesis != self.me.genesis {
-            return Err("its genesis record differs (replicas, groups, streams): use the same configuration everywhere".into());
+            return Err("its genesis record differs (replicas, groups, streams), or its service is another version: use the same everywhere".into());
         }
         let known = usize::from(hello.from) >= 1 && usize::from(hello.from) <= self.peers.len();
         if !known || hello.from == self.me.from {

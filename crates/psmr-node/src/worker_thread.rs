@@ -48,7 +48,8 @@ impl Workers {
         let spawn = |own: usize| {
             let workers = workers.clone();
             let work = move || {
-                let outcome = panic::catch_unwind(AssertUnwindSafe(|| workers.work(own)));
+                let work = || workers.engine.service().with_worker(&mut || workers.work(own));
+                let outcome = panic::catch_unwind(AssertUnwindSafe(work));
                 if outcome.is_err() {
                     workers.router.fail("a worker panicked while it executed commands".into());
                 }

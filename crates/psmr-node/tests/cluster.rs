@@ -51,8 +51,9 @@ impl Partition for Registry {
         reply.extend_from_slice(self.0.get(&text(payload)).map_or("-", |v| v).as_bytes());
         ReadOutcome::Done
     }
-    fn snapshot(&self, out: &mut Vec<u8>) {
+    fn snapshot(&self, out: &mut Vec<u8>) -> Result<(), String> {
         self.0.iter().for_each(|(k, v)| out.extend_from_slice(format!("{k} {v}\n").as_bytes()));
+        Ok(())
     }
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.0 = text(bytes).lines().filter_map(|l| l.split_once(' ')).map(|(k, v)| (k.into(), v.into())).collect();

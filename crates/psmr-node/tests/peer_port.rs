@@ -30,7 +30,9 @@ impl Partition for Nothing {
     fn read(&self, _: &[u8], _: &ReadContext, _: &mut Vec<u8>) -> ReadOutcome {
         ReadOutcome::Done
     }
-    fn snapshot(&self, _: &mut Vec<u8>) {}
+    fn snapshot(&self, _: &mut Vec<u8>) -> Result<(), String> {
+        Ok(())
+    }
     fn restore(&mut self, _: &[u8]) -> Result<(), String> {
         Ok(())
     }

@@ -17,13 +17,21 @@ use std::time::Duration;
 const EMBEDDED_CLUSTER: [u8; 16] = *b"psmr embedded 01";
 
 /// How long a command of an embedded replica may take: there is no network that could lose it.
-const EMBEDDED_TIMEOUT: Duration = Duration::from_secs(60);
+pub const EMBEDDED_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An embedded replica has nobody to agree with: it leads after this many ticks.
 const EMBEDDED_ELECTION_TICKS: u32 = 3;
 
 /// Longer timeouts are as good as none.
 const TIMEOUT_S_MAX: f64 = 86_400.0 * 365.0;
+
+/// A client's timeout, of a number of seconds.
+pub fn timeout(seconds: f64) -> Result<Duration, Error> {
+    match seconds > 0.0 && seconds <= TIMEOUT_S_MAX {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err(Error::Usage(format!("timeout_s is {seconds}: allowed is more than 0, up to a year"))),
+    }
+}
 
 impl From<ClientError> for Error {
     fn from(error: ClientError) -> Error {
@@ -36,7 +44,7 @@ impl From<ClientError> for Error {
             | ClientError::TooLong { .. }
             | ClientError::Closed => Error::Usage(text),
             _ if error.may_have_been_executed() => Error::OutcomeUnknown(text),
-            _ => Error::Failure(text),
+            _ => Error::Unavailable(text),
         }
     }
 }
@@ -105,11 +113,8 @@ pub struct Client {
 impl Client {
     #[new]
     fn new(py: Python<'_>, address: String, service: &str, timeout_s: f64) -> PyResult<Client> {
-        if !(timeout_s > 0.0 && timeout_s <= TIMEOUT_S_MAX) {
-            return Err(Error::Usage(format!("timeout_s is {timeout_s}: allowed is more than 0, up to a year")).into());
-        }
+        let options = ClientOptions { timeout: timeout(timeout_s)?, ..ClientOptions::default() };
         let gateway = (services::find(service)?.make().1)(0);
-        let options = ClientOptions { timeout: Duration::from_secs_f64(timeout_s), ..ClientOptions::default() };
         let client = Signals::watch(py, |called_off| client::Client::connect(&[address], service, gateway, options, called_off))?;
         Ok(Client { shared: Shared::new(client) })
     }
@@ -125,6 +130,25 @@ impl Client {
     }
 }
 
+/// The configuration of a replica in this process.
+pub fn embedded_config(groups: usize, workers: Option<usize>, data: Option<PathBuf>) -> NodeConfig {
+    let mut core = Config::new(1, 1, groups, 1);
+    (core.heartbeat_ticks, core.election_ticks) = (1, EMBEDDED_ELECTION_TICKS);
+    let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
+    NodeConfig {
+        core,
+        cluster: EMBEDDED_CLUSTER,
+        listen: None,
+        peer_listen: None,
+        peers: vec![None],
+        client_addresses: Vec::new(),
+        workers: workers.unwrap_or(cores).min(groups).max(1),
+        shares_thread: false,
+        counts: None,
+        data,
+    }
+}
+
 /// A replica in this process, with one client.
 #[pyclass(frozen)]
 pub struct Embedded {
@@ -137,21 +161,7 @@ impl Embedded {
     #[new]
     fn new(py: Python<'_>, service: &str, groups: usize, data: Option<PathBuf>) -> PyResult<Embedded> {
         let (service, factory) = services::find(service)?.make();
-        let mut core = Config::new(1, 1, groups, 1);
-        (core.heartbeat_ticks, core.election_ticks) = (1, EMBEDDED_ELECTION_TICKS);
-        let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
-        let config = NodeConfig {
-            core,
-            cluster: EMBEDDED_CLUSTER,
-            listen: None,
-            peer_listen: None,
-            peers: vec![None],
-            client_addresses: Vec::new(),
-            workers: cores.min(groups).max(1),
-            shares_thread: false,
-            counts: None,
-            data,
-        };
+        let config = embedded_config(groups, None, data);
         let gateway = factory(0);
         let node = py.detach(|| Node::start(config, service, factory)).map_err(Error::from)?;
         let options = ClientOptions { timeout: EMBEDDED_TIMEOUT, ..ClientOptions::default() };

@@ -14,8 +14,12 @@ pub const SIGNAL_INTERVAL: Duration = Duration::from_millis(200);
 pub enum Error {
     /// Wrong usage, configuration, port or directory.
     Usage(String),
+    /// A wrong argument of a command.
+    Argument(String),
     /// A failure at run time.
     Failure(String),
+    /// No replica answered in time, and nothing was changed.
+    Unavailable(String),
     /// A command may or may not have been executed.
     OutcomeUnknown(String),
     /// The service refused a command.
@@ -26,7 +30,9 @@ impl From<Error> for PyErr {
     fn from(error: Error) -> PyErr {
         let (class, text) = match error {
             Error::Usage(text) => ("UsageError", text),
+            Error::Argument(text) => ("ArgumentError", text),
             Error::Failure(text) => ("RuntimeFailure", text),
+            Error::Unavailable(text) => ("Unavailable", text),
             Error::OutcomeUnknown(text) => ("OutcomeUnknown", text),
             Error::Command(text) => ("CommandError", text),
         };

@@ -1,11 +1,16 @@
 //! The extension module `psmr._psmr`: a thin layer over the Rust crates, with one gate for errors and signals (`gate`).
 
 mod client;
+mod codec;
 mod gate;
+mod host;
 mod inspection;
+mod line;
 mod load;
+mod raw_gateway;
 mod replica;
 mod reply;
+mod schema;
 mod services;
 
 use pyo3::prelude::*;
@@ -20,7 +25,7 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// A log is trimmed every few seconds under load, and grows again at once: what it lets go of is not worth giving back before.
 const PURGE_DELAY_MS: std::ffi::c_long = 10_000;
 
-#[pymodule]
+#[pymodule(gil_used = false)]
 fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // SAFETY: sets a number; the allocator reads it when it next looks.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_DELAY_MS) };
@@ -34,5 +39,9 @@ fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::Client>()?;
     module.add_class::<client::Embedded>()?;
     module.add_class::<load::Load>()?;
+    module.add_class::<schema::Schema>()?;
+    module.add_class::<line::Line>()?;
+    module.add_class::<line::Replica>()?;
+    module.add_function(wrap_pyfunction!(host::context, module)?)?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! One replica, run in this process until it is told to end.
 
 use crate::gate::{Error, SIGNAL_INTERVAL};
+use crate::schema::Schema;
 use psmr_core::command::ReplicaId;
 use psmr_core::config::Config;
 use psmr_node::node::{Node, NodeConfig, NodeError};
@@ -105,20 +106,30 @@ fn is_cut(lifeline: i32) -> bool {
     count > 0 && poll.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
 }
 
-/// Runs one replica until a Python signal handler raises, the lifeline is cut, or the replica cannot go on.
+/// Runs one replica until a Python signal handler raises, the lifeline is cut, or the replica cannot go on. `schema`: of the
+/// service, if that is one in Python.
 #[pyfunction]
-pub fn serve(py: Python<'_>, config: &str) -> PyResult<()> {
+#[pyo3(signature = (config, schema=None))]
+pub fn serve(py: Python<'_>, config: &str, schema: Option<&Schema>) -> PyResult<()> {
     let settings: Settings =
         serde_json::from_str(config).map_err(|e| Error::Usage(format!("the configuration does not fit the engine: {e}")))?;
     let lifeline = settings.lifeline_fd;
-    let service = crate::services::find(&settings.service)?;
+    let (service, factory, counts) = match schema {
+        Some(schema) => {
+            let (service, factory) = schema.make(py, settings.peers.len() == 1)?;
+            (service, factory, None)
+        }
+        None => {
+            let (service, factory, counts) = crate::services::find(&settings.service)?.make_counted();
+            (service, factory, Some(counts))
+        }
+    };
     let (config, named_peers) = settings.into_node_config()?;
-    let (service, factory, counts) = service.make_counted();
     if lifeline.is_some_and(is_cut) {
         // Its supervisor has gone while it was starting: the ports are another's now.
         return Ok(());
     }
-    let config = NodeConfig { counts: Some(counts), ..config };
+    let config = NodeConfig { counts, ..config };
     let node = py.detach(|| Node::start(config, service, Arc::clone(&factory))).map_err(Error::from)?;
     node.resolve_peers(named_peers).map_err(Error::from)?;
     let outcome = loop {

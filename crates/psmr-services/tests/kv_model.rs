@@ -38,7 +38,7 @@ struct Group {
 
 impl Group {
     fn new() -> Group {
-        let context = Context { now_ms: 1000, log: psmr_core::command::LogId(0), index: 1 };
+        let context = Context { now_ms: 1000, log: psmr_core::command::LogId(0), index: 1, session: None };
         Group { partition: KvPartition::new(GroupId(0), Topology::new(1, 1)), context }
     }
 
@@ -56,7 +56,7 @@ impl Group {
 
     fn snapshot(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.partition.snapshot(&mut bytes);
+        self.partition.snapshot(&mut bytes).unwrap();
         bytes
     }
 }

@@ -400,7 +400,7 @@ fn session_of(event: &Event) -> Option<SessionId> {
         | Event::Refused { session, .. }
         | Event::Reads { session, .. }
         | Event::ReadsLost { session, .. } => Some(*session),
-        Event::Snapshot { .. } | Event::Digest { .. } => None,
+        Event::Snapshot { .. } | Event::NoSnapshot { .. } | Event::Digest { .. } => None,
     }
 }
 
@@ -419,7 +419,7 @@ fn on_session_event(proxy: &mut ClientProxy, event: Event, now_ms: u64, answers:
         }
         // Asking again could overtake the connection's later commands: the client is told.
         Event::ReadsLost { tokens, .. } => answers.extend(tokens.into_iter().map(|token| (token, None))),
-        Event::Snapshot { .. } | Event::Digest { .. } => {}
+        Event::Snapshot { .. } | Event::NoSnapshot { .. } | Event::Digest { .. } => {}
     }
 }
 

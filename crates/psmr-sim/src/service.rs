@@ -293,9 +293,10 @@ impl Partition for Registers {
         ReadOutcome::Done
     }
 
-    fn snapshot(&self, out: &mut Vec<u8>) {
+    fn snapshot(&self, out: &mut Vec<u8>) -> Result<(), String> {
         let states = self.states.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         states[self.of_snapshot(states.len())].iter().for_each(|state| state.encode(out));
+        Ok(())
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {

@@ -11,6 +11,8 @@ import click
 from psmr.cli.options import DIRECTORY, FILE, layout_options, service_argument
 from psmr.cluster import PORT_DEFAULT, LocalCluster, Options
 from psmr.cluster_directory import Layout
+from psmr.config import SERVICES
+from psmr.service import load, schema_of
 
 
 @click.command()
@@ -49,6 +51,8 @@ def local(
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if service not in SERVICES:
+        schema_of(load(service))
     layout = Layout(service, replicas, groups, streams, durability)
     cluster = LocalCluster(Options(layout, workers, threads, port, data, metrics, ready_file, restart), report)
     signal.signal(signal.SIGINT, lambda *_: cluster.request_stop())

@@ -14,7 +14,23 @@ from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, SERVICES, THREAD
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-service_argument = click.argument("service", type=click.Choice(SERVICES))
+
+class _ServiceType(click.ParamType):  # type: ignore[type-arg]
+    """`kv`, or `FILE:CLASS` of a service in Python; the file's path becomes absolute."""
+
+    name = "service"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the reference; what is in the file is checked when it is imported."""
+        if value in SERVICES:
+            return value
+        file, _, name = value.rpartition(":")
+        if not file or not name.isidentifier():
+            self.fail(f"{value!r} is not one of {', '.join(SERVICES)}, nor FILE:CLASS such as bank.py:Bank", param, ctx)
+        return f"{Path(file).absolute()}:{name}"
+
+
+service_argument = click.argument("service", type=_ServiceType())
 connect_option = click.option(
     "--connect", "address", metavar="HOST:PORT", required=True, help="The client address of any replica."
 )

@@ -10,8 +10,9 @@ import click
 
 from psmr import _psmr
 from psmr.cli.options import FILE, service_argument, terminate_as_interrupt
-from psmr.config import Config, example, local_address
+from psmr.config import SERVICES, Config, example, local_address
 from psmr.errors import UsageError
+from psmr.service import load, schema_of
 
 
 @click.command()
@@ -28,7 +29,7 @@ def serve(service: str, path: Path, lifeline_fd: int | None) -> None:
                 from psmr.metrics import Exporter
 
                 Exporter(settings.metrics, local_address(settings.listen)).start()
-            _psmr.serve(settings.to_engine())
+            _psmr.serve(settings.to_engine(), None if service in SERVICES else schema_of(load(service)))
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
 

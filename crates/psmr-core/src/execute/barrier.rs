@@ -172,7 +172,7 @@ impl Meeting<'_> {
     fn execute_one(&mut self, command: Command<'_>, position: u64, reply: &mut Vec<u8>) {
         let session = self.entry.heads[self.barrier.head as usize].session;
         let seed = self.groups[0].seeds(self.entry, session).seed(self.barrier.numbers[0].first + position);
-        let context = self.groups[0].context(self.entry);
+        let context = self.groups[0].context(self.entry, Some(session));
         let partitions: Vec<(GroupId, &mut dyn Partition)> =
             self.groups.iter_mut().map(|g| (g.id, &mut *g.partition as &mut dyn Partition)).collect();
         let mut handles = Handles::new(&self.engine.topology, partitions);

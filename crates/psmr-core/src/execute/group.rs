@@ -164,7 +164,7 @@ impl Group {
         }
         // Once for each entry, however often the group had to wait in it.
         if entry.time_groups.contains(self.id) {
-            let context = self.context(entry);
+            let context = self.context(entry, None);
             self.partition.on_time(&context);
         }
         true
@@ -258,7 +258,7 @@ impl Group {
         if own {
             self.take_reads(engine);
         }
-        let (context, seeds) = (self.context(entry), self.seeds(entry, head.session));
+        let (context, seeds) = (self.context(entry, Some(head.session)), self.seeds(entry, head.session));
         while number < end {
             let mut stop = end;
             if own && !self.reads.is_empty() {
@@ -330,8 +330,8 @@ impl Group {
         }
     }
 
-    pub(super) fn context(&self, entry: &Entry) -> Context {
-        Context { now_ms: self.clock_ms, log: entry.log, index: entry.index }
+    pub(super) fn context(&self, entry: &Entry, session: Option<SessionId>) -> Context {
+        Context { now_ms: self.clock_ms, log: entry.log, index: entry.index, session }
     }
 
     /// Seeds for a session's commands in an entry, for which this group (the lowest of γ) gives the numbers.
@@ -344,13 +344,18 @@ impl Group {
         let (group, cut) = (self.id, entry.index);
         match system {
             System::Checkpoint { replicas } if replicas >> engine.me & 1 == 1 => {
-                out.events.push(Event::Snapshot { cut, group, bytes: self.snapshot(cut) });
+                out.events.push(match self.snapshot(cut) {
+                    Ok(bytes) => Event::Snapshot { cut, group, bytes },
+                    Err(why) => Event::NoSnapshot { cut, why },
+                });
             }
             System::Checkpoint { .. } | System::Genesis { .. } => {}
             System::Digest { request } => {
                 let (mut bytes, mut state) = (Vec::new(), Vec::new());
                 self.snapshot_bookkeeping(cut, &mut bytes);
-                self.partition.snapshot(&mut state);
+                if let Err(why) = self.partition.snapshot(&mut state) {
+                    return out.events.push(Event::NoSnapshot { cut, why });
+                }
                 let [state, bookkeeping] = [state, bytes].map(|b| xxhash_rust::xxh3::xxh3_64(&b));
                 out.events.push(Event::Digest { request, cut, group, state, bookkeeping });
             }
@@ -358,11 +363,11 @@ impl Group {
     }
 
     /// The group's state at the cut `x[cut]`, which it is delivering.
-    fn snapshot(&self, cut: u64) -> Vec<u8> {
+    fn snapshot(&self, cut: u64) -> Result<Vec<u8>, String> {
         let mut out = Vec::new();
         self.snapshot_bookkeeping(cut, &mut out);
-        self.partition.snapshot(&mut out);
-        out
+        self.partition.snapshot(&mut out)?;
+        Ok(out)
     }
 
     fn snapshot_bookkeeping(&self, cut: u64, out: &mut Vec<u8>) {

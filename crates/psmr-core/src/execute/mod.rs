@@ -14,7 +14,7 @@ use crate::deliver::{CommittedLog, ReadRounds};
 use crate::observe::{Observer, Unobserved};
 use crate::planted::PlantedErrors;
 use crate::routing::Topology;
-use crate::service::{Replies, Service};
+use crate::service::{ReadContext, ReadOutcome, Replies, Service};
 use crate::session::Numbering;
 use crate::sync::{lock, Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use bytes::Bytes;
@@ -37,6 +37,8 @@ pub enum Event {
     ReadsLost { session: SessionId, tokens: Vec<u64> },
     /// A group's part of the checkpoint at `x[cut]`.
     Snapshot { cut: u64, group: GroupId, bytes: Vec<u8> },
+    /// The state at `x[cut]` cannot be written, on any replica.
+    NoSnapshot { cut: u64, why: String },
     /// A group's part of the digest at `x[cut]`: of the service's state, and of the engine's own (clock, sessions, position).
     Digest { request: u64, cut: u64, group: GroupId, state: u64, bookkeeping: u64 },
 }
@@ -50,7 +52,7 @@ impl Event {
             | Event::Refused { session, .. }
             | Event::Reads { session, .. }
             | Event::ReadsLost { session, .. } => Some(*session),
-            Event::Snapshot { .. } | Event::Digest { .. } => None,
+            Event::Snapshot { .. } | Event::NoSnapshot { .. } | Event::Digest { .. } => None,
         }
     }
 }
@@ -238,6 +240,22 @@ impl Engine {
         }
         drop(state);
         debug_assert!(outcome != Outcome::Parked || !out.ready.contains(group));
+    }
+
+    /// Answers a read of one group in the calling thread, from what this replica has executed. False: not now, nothing was
+    /// written; put it into the group instead. It is linearizable where this replica is the only one, and has answered the
+    /// group's commands or reads since it started.
+    pub fn read_now(&self, group: GroupId, payload: &[u8], reply: &mut Vec<u8>) -> bool {
+        let Ok(state) = self.cells[group.index()].group.try_lock() else { return false };
+        let context = ReadContext { now_ms: state.clock_ms, wall_ms: self.wall_ms(), time_is_settled: false };
+        let start = reply.len();
+        match state.partition.read(payload, &context, reply) {
+            ReadOutcome::Done => true,
+            ReadOutcome::NeedsTime => {
+                reply.truncate(start);
+                false
+            }
+        }
     }
 
     /// Puts reads into a group: notify it once their round is done (`rounds`), or at once for what may be due already.

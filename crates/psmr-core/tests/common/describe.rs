@@ -141,6 +141,6 @@ pub fn event(event: &Event) -> Option<String> {
             format!("reads of {session:?}: {}", texts.join(", "))
         }
         Event::ReadsLost { session, tokens } => format!("{} reads of {session:?} lost", tokens.len()),
-        Event::Snapshot { .. } | Event::Digest { .. } => return None,
+        Event::Snapshot { .. } | Event::NoSnapshot { .. } | Event::Digest { .. } => return None,
     })
 }

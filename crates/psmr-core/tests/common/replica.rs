@@ -277,6 +277,7 @@ impl Replica {
             }
             Event::ReadsLost { tokens, .. } => tokens.into_iter().for_each(|token| answer(token, None)),
             Event::Snapshot { cut, group, bytes } => self.on_snapshot(cut, group, bytes, told),
+            Event::NoSnapshot { why, .. } => panic!("{why}"),
             Event::Digest { cut, group, state, bookkeeping, .. } => {
                 self.digests.insert((cut, group), state ^ bookkeeping.rotate_left(32));
             }

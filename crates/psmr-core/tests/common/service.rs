@@ -100,8 +100,9 @@ impl Partition for List {
         }
     }
 
-    fn snapshot(&self, out: &mut Vec<u8>) {
+    fn snapshot(&self, out: &mut Vec<u8>) -> Result<(), String> {
         out.extend_from_slice(self.items.join("\n").as_bytes());
+        Ok(())
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {

@@ -139,6 +139,11 @@ impl Client {
         self.requests.node.replica
     }
 
+    /// The tables of the cluster.
+    pub fn topology(&self) -> &Topology {
+        self.requests.topology()
+    }
+
     /// Whether a replica answers at present, as far as is known.
     pub fn is_connected(&self) -> bool {
         self.is_connected
@@ -237,6 +242,26 @@ impl Client {
     /// # Errors
     /// As `try_issue`.
     pub fn issue_some(&mut self, requests: &[u8], deadline: Instant) -> Result<usize, ClientError> {
+        let count = self.issue(requests)?;
+        if count > 0 {
+            self.issued.push_back(Issued { end: self.requests.next(), deadline });
+        }
+        Ok(count)
+    }
+
+    /// Issues requests for which there is room, of a protocol in which each asks the service for one thing; `take` gives the
+    /// reply to each. Tells how many bytes they were.
+    ///
+    /// # Errors
+    /// As `try_issue`.
+    pub fn issue_each(&mut self, requests: &[u8], deadline: Instant) -> Result<usize, ClientError> {
+        let first = self.requests.next();
+        let count = self.issue(requests)?;
+        self.issued.extend((first..self.requests.next()).map(|number| Issued { end: number + 1, deadline }));
+        Ok(count)
+    }
+
+    fn issue(&mut self, requests: &[u8]) -> Result<usize, ClientError> {
         if self.is_closed {
             return Err(ClientError::Closed);
         }
@@ -255,9 +280,6 @@ impl Client {
                 return Err(self.close(ClientError::Request(text)));
             }
         };
-        if count > 0 {
-            self.issued.push_back(Issued { end: self.requests.next(), deadline });
-        }
         let may_take_more = !self.requests.is_full() && !self.gateway.is_waiting() && !self.is_closed;
         if count < requests.len() && may_take_more {
             return Err(self.close(ClientError::Request("it is not whole".into())));
@@ -282,7 +304,7 @@ impl Client {
     }
 
     /// Gives up the requests that have no reply yet. They may be executed all the same.
-    fn forget(&mut self) {
+    pub fn forget(&mut self) {
         if let Some(last) = self.issued.back() {
             self.requests.expire_before(last.end, &mut *self.gateway);
             self.requests.take_before(last.end);
@@ -392,7 +414,7 @@ impl Client {
                 answers.extend(tokens.into_iter().zip(replies.iter().map(|reply| Some(reply.to_vec()))));
             }
             Event::ReadsLost { tokens, .. } => answers.extend(tokens.into_iter().map(|token| (token, None))),
-            Event::Snapshot { .. } | Event::Digest { .. } => {}
+            Event::Snapshot { .. } | Event::NoSnapshot { .. } | Event::Digest { .. } => {}
         }
         for (token, reply) in answers {
             let answer = reply.as_deref().map_or(Answer::Unknown, Answer::Reply);

@@ -177,7 +177,7 @@ fn write_event(event: &Event, out: &mut Vec<u8>) {
             write_replies(replies, to);
         }),
         Event::ReadsLost { tokens, .. } => encode(Kind::ReadsLost, out, |to| write_tokens(tokens, to)),
-        Event::Snapshot { .. } | Event::Digest { .. } => {}
+        Event::Snapshot { .. } | Event::NoSnapshot { .. } | Event::Digest { .. } => {}
     }
 }
 

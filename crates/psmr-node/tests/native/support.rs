@@ -63,8 +63,9 @@ impl Partition for Counts {
         }
         ReadOutcome::Done
     }
-    fn snapshot(&self, out: &mut Vec<u8>) {
+    fn snapshot(&self, out: &mut Vec<u8>) -> Result<(), String> {
         self.0.iter().for_each(|(key, count)| out.extend_from_slice(format!("{key} {count}\n").as_bytes()));
+        Ok(())
     }
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
         let pair = |line: &str| line.split_once(' ').and_then(|(key, count)| Some((key.into(), count.parse().ok()?)));

@@ -113,8 +113,9 @@ impl Partition for KvPartition {
         self.store.remove_expired(context.now_ms, EXPIRED_PER_MARK);
     }
 
-    fn snapshot(&self, out: &mut Vec<u8>) {
+    fn snapshot(&self, out: &mut Vec<u8>) -> Result<(), String> {
         snapshot::write(&self.store, out);
+        Ok(())
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {

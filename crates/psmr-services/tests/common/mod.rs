@@ -53,7 +53,7 @@ impl Engine {
     }
 
     fn context(&self) -> Context {
-        Context { now_ms: self.now_ms, log: LogId(0), index: 1 }
+        Context { now_ms: self.now_ms, log: LogId(0), index: 1, session: None }
     }
 
     pub fn ordered(&mut self, gamma: GroupSet, read: bool, payload: &[u8], out: &mut Vec<u8>) {
@@ -91,7 +91,7 @@ impl Engine {
     /// All groups' states.
     pub fn snapshots(&self) -> Vec<Vec<u8>> {
         let mut all = vec![Vec::new(); self.partitions.len()];
-        self.partitions.iter().zip(&mut all).for_each(|(partition, bytes)| partition.snapshot(bytes));
+        self.partitions.iter().zip(&mut all).for_each(|(partition, bytes)| partition.snapshot(bytes).unwrap());
         all
     }
 }
