@@ -113,6 +113,7 @@ pub struct About {
     pub peer_address: String,
     pub cluster: String,
     pub service: String,
+    pub source: Option<String>,
 }
 
 struct Digest {
@@ -526,7 +527,7 @@ impl ConsensusThread {
             "executed": self.parts.workers.executed(),
             "fdatasync_us": self.parts.timings.syncs.summary(),
             "stages_us": self.parts.timings.summary(),
-            "cluster": about.cluster, "service": about.service, "address": about.client_address, "peer": about.peer_address,
+            "cluster": about.cluster, "service": about.service, "source": about.source, "address": about.client_address, "peer": about.peer_address,
             "peers": peers,
         })
     }

@@ -69,6 +69,8 @@ pub struct NodeConfig {
     pub shares_thread: bool,
     /// Commands by name, if the clients' protocol counts them.
     pub counts: Option<CommandCounts>,
+    /// Where the service comes from, as its users name it, if it is none of this program's.
+    pub source: Option<String>,
     /// Where the log and the checkpoints are; `None`: `memory` durability.
     pub data: Option<PathBuf>,
 }
@@ -300,6 +302,7 @@ impl Node {
                 peer_address: peer_address.map_or(String::new(), |address| address.to_string()),
                 cluster: node.cluster,
                 service: service.name().into(),
+                source: config.source,
             },
         });
         let (sender, ended) = std::sync::mpsc::channel();

@@ -158,6 +158,7 @@ impl Cluster {
             // Both ways, in one cluster.
             shares_thread: replica != 3,
             counts: None,
+            source: None,
             data: self.data.as_ref().map(path),
         };
         let factory = Arc::new(|_| Box::new(Lines) as Box<dyn Gateway>);

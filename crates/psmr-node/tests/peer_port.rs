@@ -79,6 +79,7 @@ impl Fixture {
             workers: 1,
             shares_thread: false,
             counts: None,
+            source: None,
             data: None,
         };
         let factory = Arc::new(|_| -> Box<dyn Gateway> { unreachable!("nobody connects") });

@@ -29,6 +29,7 @@ fn start(data: Option<&Path>, groups: usize, listen: Option<SocketAddr>) -> Resu
         workers: 1,
         shares_thread: false,
         counts: None,
+        source: None,
         data: data.map(Path::to_path_buf),
     };
     let factory = Arc::new(|id| Box::new(RespGateway::new(id, Limits::default())) as Box<dyn Gateway>);

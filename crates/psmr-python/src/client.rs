@@ -145,6 +145,7 @@ pub fn embedded_config(groups: usize, workers: Option<usize>, data: Option<PathB
         workers: workers.unwrap_or(cores).min(groups).max(1),
         shares_thread: false,
         counts: None,
+        source: None,
         data,
     }
 }

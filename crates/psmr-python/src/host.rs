@@ -75,7 +75,7 @@ impl Host {
         let instance = self.instance.bind(py);
         let name = &self.declarations.name;
         let state = instance.call_method0("snapshot").map_err(|error| format!("{name}.snapshot: {error}"))?;
-        self.declarations.shapes.plain().encode(&state, out).map_err(|misfit| match misfit {
+        self.declarations.shapes.plain().encode_state(&state, out).map_err(|misfit| match misfit {
             Misfit::Value { path, text } => format!("{name}{path} {text}"),
             Misfit::Raised(error) => format!("{name}: its state cannot be written: {error}"),
         })

@@ -92,6 +92,7 @@ impl Settings {
             workers: self.workers,
             shares_thread: self.shares_thread,
             counts: None,
+            source: None,
             data,
         };
         Ok((config, named))
@@ -124,12 +125,13 @@ pub fn serve(py: Python<'_>, config: &str, schema: Option<&Schema>) -> PyResult<
             (service, factory, Some(counts))
         }
     };
+    let source = schema.map(|_| settings.service.clone());
     let (config, named_peers) = settings.into_node_config()?;
     if lifeline.is_some_and(is_cut) {
         // Its supervisor has gone while it was starting: the ports are another's now.
         return Ok(());
     }
-    let config = NodeConfig { counts, ..config };
+    let config = NodeConfig { counts, source, ..config };
     let node = py.detach(|| Node::start(config, service, Arc::clone(&factory))).map_err(Error::from)?;
     node.resolve_peers(named_peers).map_err(Error::from)?;
     let outcome = loop {

@@ -130,16 +130,18 @@ impl Schema {
         Ok(request.gamma.iter().map(|group| group.0).collect())
     }
 
-    /// The form of a state, or of a result, that is equal for equal ones.
+    /// The form of a state that is equal for equal ones.
     fn canonical(&self, value: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
         let mut out = Vec::new();
-        let name = &self.inner.name;
-        self.inner
-            .shapes
-            .plain()
-            .encode(value, &mut out)
-            .map_err(|misfit| argument_error(misfit, |path| format!("{name}{path}")))?;
+        let Declarations { name, shapes, .. } = &*self.inner;
+        let place = |path: &str| format!("{name}{path}");
+        shapes.plain().encode_state(value, &mut out).map_err(|misfit| argument_error(misfit, place))?;
         Ok(out)
+    }
+
+    /// The state that `canonical` was given, made again.
+    fn revive<'py>(&self, py: Python<'py>, mut state: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        self.inner.shapes.plain().decode(py, &mut state)
     }
 }
 

@@ -176,6 +176,7 @@ pub fn embedded(data: Option<&Path>) -> Node {
         workers: 2,
         shares_thread: false,
         counts: None,
+        source: None,
         data: data.map(Path::to_path_buf),
     };
     Node::start(config, Arc::new(Counters), Arc::new(|_| gateway())).unwrap()
@@ -218,6 +219,7 @@ impl Cluster {
             // Both ways, in one cluster.
             shares_thread: replica != 3,
             counts: None,
+            source: None,
             data: Some(self.data.path().join(format!("replica-{replica}"))),
         };
         let node = Node::start(config, self.service.clone(), self.factory.clone()).unwrap();

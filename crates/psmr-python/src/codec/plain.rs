@@ -46,11 +46,11 @@ struct Class {
     _class: Py<PyAny>,
 }
 
-/// What has been met of a state.
+/// What has been met of a value.
 #[derive(Default)]
 struct Met {
-    /// Addresses of the objects that can change.
-    mutable: HashSet<usize>,
+    /// Addresses of the objects that can change, if none may be met twice.
+    mutable: Option<HashSet<usize>>,
     /// Objects that exist only for the encoding: kept, so that none of them gets the address of another.
     made: Vec<Py<PyAny>>,
 }
@@ -64,9 +64,17 @@ impl Plain {
     /// Appends a value.
     ///
     /// # Errors
-    /// If it has a class that cannot be encoded, or an object that can change is reached twice: decoding would make two of it.
+    /// If it has a class that cannot be encoded.
     pub fn encode(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Misfit> {
         self.write(value, out, &mut Met::default(), DEPTH_MAX)
+    }
+
+    /// Appends a state, which is to be the same after it was decoded.
+    ///
+    /// # Errors
+    /// Also if an object that can change is reached twice: decoding would make two of it.
+    pub fn encode_state(&self, state: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Misfit> {
+        self.write(state, out, &mut Met { mutable: Some(HashSet::new()), made: Vec::new() }, DEPTH_MAX)
     }
 
     fn write(&self, value: &Bound<'_, PyAny>, out: &mut Vec<u8>, met: &mut Met, depth: usize) -> Result<(), Misfit> {
@@ -298,13 +306,11 @@ impl Plain {
 impl Met {
     /// An object that can change, or holds some that can.
     fn note(&mut self, value: &Bound<'_, PyAny>) -> Result<(), Misfit> {
-        if self.mutable.insert(value.as_ptr() as usize) {
-            Ok(())
-        } else {
-            let kind = value.get_type().qualname().map_or_else(|_| "object".into(), |name| name.to_string());
-            Err(Misfit::new(format!(
-                "is a {kind} that is also somewhere else in the same value: keep one, and refer to it by a key"
-            )))
+        let Some(mutable) = &mut self.mutable else { return Ok(()) };
+        if mutable.insert(value.as_ptr() as usize) {
+            return Ok(());
         }
+        let kind = value.get_type().qualname().map_or_else(|_| "object".into(), |name| name.to_string());
+        Err(Misfit::new(format!("is a {kind} that is also somewhere else in the state: keep one, and refer to it by a key")))
     }
 }

@@ -1,0 +1,241 @@
+"""A service in Python as its users run it: in one process, and as a cluster whose replicas are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import psmr
+from psmr import aio, cluster
+from psmr.cluster_directory import Layout
+from psmr.service import load
+from tests.e2e.support import run_psmr
+from tests.services.bank import Bank, Overdrawn
+
+BANK = Path(__file__).parent.parent / "services" / "bank.py"
+REFERENCE = f"{BANK}:Bank"
+
+
+def options(data: Path | None = None, durability: str = "memory") -> cluster.Options:
+    return cluster.Options(Layout(REFERENCE, groups=8, streams=2, durability=durability), port=None, data=data)
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[list[str]]:
+    """Run a cluster for the tests that leave it as it is but for accounts of their own."""
+    with cluster.running(options(), 60) as servers:
+        yield servers.addresses
+
+
+def test_commands_have_results_and_exceptions() -> None:
+    with psmr.local(Bank) as bank:
+        assert bank.deposit("alice", 10) == 10
+        bank.transfer("alice", target="bob", amount=3)
+        assert (bank.balance("alice"), bank.call(Bank.balance, "bob"), bank.total()) == (7, 3, 10)
+        with pytest.raises(Overdrawn) as overdrawn:
+            bank.transfer("alice", "bob", 100)
+        assert isinstance(overdrawn.value, psmr.CommandError)
+        assert (overdrawn.value.account, overdrawn.value.missing) == ("alice", 93)
+        assert overdrawn.value.may_have_been_executed
+        with pytest.raises(psmr.CommandError, match="ZeroDivisionError: ") as failed:
+            bank.fail()
+        assert failed.value.type == "ZeroDivisionError"
+        with pytest.raises(psmr.CommandError, match=r"Bank\.lie: its result is 'seven' \(str\); int is due"):
+            bank.lie()
+        with pytest.raises(psmr.CommandError, match="SystemExit"):
+            bank.leave()
+        with pytest.raises(psmr.CommandError, match="RecursionError"):
+            bank.recurse()
+        assert bank.total() == 10, "the replica goes on"
+    with pytest.raises(psmr.UsageError, match="the client is closed"):
+        bank.total()
+
+
+def test_a_command_knows_log_time_chance_and_itself() -> None:
+    with psmr.local(Bank, groups=1) as bank:
+        before = time.time()
+        now, chance, command_id = bank.inspect()
+        assert before - 5 < now < time.time() + 5
+        assert 0 <= chance < 1
+        assert bank.inspect()[2] != command_id
+        assert abs(bank.clock() - time.time()) < 5
+    with pytest.raises(psmr.UsageError, match=r"Bank\.context: is there while a command is executed"):
+        _ = Bank().context
+
+
+def test_a_pipeline_gives_results_in_order_of_issue() -> None:
+    with psmr.local(Bank) as bank:
+        with bank.pipeline() as pipeline:
+            for number in range(5000):
+                pipeline.deposit(f"account{number % 7}", 1)
+            pipeline.call(Bank.total)
+        assert pipeline.results[:8] == [1] * 7 + [2]
+        assert pipeline.results[-1] == 5000
+        with pytest.raises(Overdrawn), bank.pipeline() as pipeline:
+            pipeline.deposit("rich", 5)
+            pipeline.transfer("poor", "rich", 1)
+            pipeline.balance("rich")
+        assert [type(result) for result in pipeline.results[::2]] == [int, int]
+        with bank.pipeline(raises=False) as pipeline:
+            pipeline.transfer("poor", "rich", 1)
+        assert isinstance(pipeline.results[0], Overdrawn)
+        with pytest.raises(RuntimeError, match="mine"), bank.pipeline() as pipeline:
+            raise RuntimeError("mine")
+        assert bank.balance("rich") == 5
+
+
+def test_a_durable_service_is_there_after_a_restart(tmp_path: Path) -> None:
+    with psmr.local(Bank, data=tmp_path) as bank:
+        for number in range(100):
+            bank.deposit(f"account{number}", number)
+    with psmr.local(Bank, data=tmp_path) as bank:
+        assert bank.total() == sum(range(100))
+        assert bank.balance("account99") == 99
+
+
+def test_threads_share_a_client(addresses: list[str]) -> None:
+    with psmr.connect(addresses, Bank) as bank:
+
+        def deposit(name: str) -> None:
+            for _ in range(50):
+                bank.deposit(name, 1)
+
+        threads = [threading.Thread(target=deposit, args=(f"thread{number % 2}",)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (bank.balance("thread0"), bank.balance("thread1")) == (200, 200)
+
+
+def test_after_a_fork_a_client_says_so() -> None:
+    with psmr.local(Bank, groups=1) as bank:
+        bank.deposit("a", 1)
+        child = os.fork()
+        if child == 0:
+            try:
+                bank.deposit("a", 1)
+            except psmr.UsageError as error:
+                os._exit(42 if "fork" in str(error) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def test_asyncio(addresses: list[str]) -> None:
+    async def work() -> None:
+        async with aio.connect(addresses, Bank) as bank:
+            sums = await asyncio.gather(*(bank.deposit("aio", 1) for _ in range(20_000)))
+            assert sums == list(range(1, 20_001)), "dependent commands take effect in order of issue"
+            with pytest.raises(Overdrawn):
+                await bank.call(Bank.transfer, "nobody", "aio", 1)
+            with pytest.raises(psmr.ArgumentError, match="amount is missing"):
+                await bank.deposit("aio")
+            slow = asyncio.create_task(bank.deposit("aio", 5))
+            await asyncio.sleep(0)
+            slow.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await slow
+            assert await bank.balance("aio") in (20_000, 20_005)
+        with pytest.raises(psmr.UsageError, match="is not open"):
+            await bank.balance("aio")
+        async with aio.local(Bank) as bank:
+            assert await bank.deposit("a", 1) == 1
+
+    asyncio.run(work())
+
+
+def test_no_money_is_lost_with_replicas_that_are_killed(tmp_path: Path) -> None:
+    accounts, chance = [f"account{number}" for number in range(20)], random.Random(7)
+    stop = time.monotonic() + 12
+    with cluster.running(options(tmp_path, "fsync"), 60) as servers:
+        with psmr.connect(servers.addresses, Bank) as bank:
+            for account in accounts:
+                bank.deposit(account, 100)
+
+        def transfer(seed: int) -> None:
+            own = random.Random(seed)
+            with psmr.connect(servers.addresses[seed % 3 :] + servers.addresses[: seed % 3], Bank) as bank:
+                while time.monotonic() < stop:
+                    source, target = own.sample(accounts, 2)
+                    try:
+                        bank.transfer(source, target, own.randrange(30))
+                        done.append(1)
+                    except Overdrawn:
+                        pass
+
+        done: list[int] = []
+        threads = [threading.Thread(target=transfer, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        while time.monotonic() < stop - 3:
+            time.sleep(2)
+            servers.kill(1 + chance.randrange(3))
+            servers.wait_serving(30)
+        for thread in threads:
+            thread.join()
+        assert len(done) > 100
+        for address in servers.addresses:
+            with psmr.connect(address, Bank) as bank:
+                assert bank.total() == 2000
+        found = json.loads(run_psmr("verify", "--connect", servers.addresses[0], "--format", "json").stdout)
+        assert (found["equal"], found["missing"]) == (True, [])
+
+
+def test_another_version_of_the_class_is_refused(addresses: list[str], tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(BANK.read_text().replace("amount: int) -> int", "amount: float) -> float"))
+    with pytest.raises(psmr.UsageError, match=r'wants the service "Bank#\w+", this cluster runs "Bank#\w+"'):
+        psmr.connect(addresses, load(f"{other}:Bank"))
+
+
+def test_redis_clients_are_told_what_runs_here(addresses: list[str]) -> None:
+    answer = subprocess.run(
+        ["redis-cli", "-p", addresses[0].rpartition(":")[2], "get", "a"], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert "this port serves Bank, a psmr service" in answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("bank", "nor FILE:CLASS such as bank.py:Bank"),
+        ("nowhere.py:Bank", "there is no file"),
+        (f"{BANK}:Nothing", "has no class 'Nothing'"),
+        ("{broken}:Bank", "cannot be imported: ZeroDivisionError"),
+    ],
+)
+def test_a_service_that_cannot_be_started_is_wrong_usage(tmp_path: Path, reference: str, message: str) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0\n")
+    ended = run_psmr("local", reference.format(broken=broken), "--data", str(tmp_path / "data"))
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_ctrl_c_ends_a_wait(addresses: list[str]) -> None:
+    script = f"""
+import psmr, sys
+from tests.services.bank import Bank
+with psmr.connect({addresses[0]!r}, Bank) as bank:
+    print("ready", flush=True)
+    while True:
+        bank.deposit("ctrl-c", 1)
+"""
+    waiting = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    waiting.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in waiting.communicate(timeout=20)[1]
