@@ -15,6 +15,7 @@ from psmr.cli.options import DIRECTORY, format_option, layout_options, terminate
 
 if TYPE_CHECKING:
     from psmr.bench.measure import Measurement, Summary
+    from psmr.bench.python_service import Result
 
 PEERS = ("redis", "redis-aof", "redis-wait", "one-group")
 
@@ -117,6 +118,90 @@ def kv(
         click.echo(json.dumps({"workload": asdict(workload), **summary}))
     else:
         _print_summary(summary)
+
+
+@bench.command("python")
+@click.option(
+    "--work",
+    type=click.Choice(["deposit", "call", "query", "wait", "compute"]),
+    default="deposit",
+    show_default=True,
+    help="deposit: cheap commands, pipelined; call: the same, one at a time; query: reads, one at a time; wait: commands that "
+    "wait 1 ms; compute: commands of pure Python of about 50 µs.",
+)
+@click.option("--local", "is_local", is_flag=True, help="A service in this process, instead of three replicas.")
+@click.option("--keys", type=click.IntRange(1, 1 << 20), default=1000, show_default=True, help="Accounts.")
+@click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=3.0, show_default=True, help="Length of one run.")
+@click.option("--durability", type=click.Choice(["fsync", "memory"]), default="memory", show_default=True, help="Of psmr.")
+@click.option("--workers", type=click.IntRange(2, 64), help="Compare so many workers with one, in this process.")
+@click.option("--against", type=click.Choice(["pysyncobj", "pysyncobj-tuned"]), help="A peer to measure in alternation.")
+@click.option("--pairs", type=click.IntRange(1, 1000), default=5, show_default=True, help="Runs of each, in a comparison.")
+@format_option
+def python(
+    work: str,
+    is_local: bool,
+    keys: int,
+    seconds: float,
+    durability: str,
+    workers: int | None,
+    against: str | None,
+    pairs: int,
+    output: str,
+) -> None:
+    """Measure a service in Python. CPU time is that of the replicas and the client together."""
+    from psmr.bench import python_service
+
+    terminate_as_interrupt()
+    if against is not None and (work not in ("deposit", "call") or is_local or workers):
+        raise click.UsageError("--against takes --work deposit or call, and three replicas.")
+    asked = python_service.Work(work, keys, seconds)
+    with contextlib.ExitStack() as stack:
+        if workers is not None:
+            systems: list[Callable[[], Result]] = [
+                lambda: python_service.psmr_local(asked, workers=workers),
+                lambda: python_service.psmr_local(asked, workers=1),
+            ]
+        elif is_local:
+            systems = [lambda: python_service.psmr_local(asked)]
+        else:
+            here = stack.enter_context(python_service.psmr_cluster(python_service.options(durability)))
+            systems = [lambda: here(asked)]
+        if against is not None:
+            peer = stack.enter_context(python_service.pysyncobj(against == "pysyncobj-tuned"))
+            systems.append(lambda: peer(asked))
+        runs: list[list[Result]] = []
+        for number in range(1 if len(systems) == 1 else pairs):
+            # In turn, so that what the machine does meanwhile falls on both.
+            order = list(range(len(systems)))[:: 1 if number % 2 == 0 else -1]
+            measured = {at: systems[at]() for at in order}
+            runs.append([measured[at] for at in range(len(systems))])
+            if len(systems) > 1:
+                _tell_pair(pairs)(number + 1)
+    _print_runs(runs, asdict(asked), output)
+
+
+def _print_runs(runs: list[list[Result]], work: dict[str, object], output: str) -> None:
+    from statistics import median
+
+    from psmr.cli.tables import print_tables, table
+
+    ratio = median(pair[0]["per_second"] / pair[1]["per_second"] for pair in runs) if len(runs[0]) == 2 else None
+    if output == "json":
+        click.echo(json.dumps({"work": work, "runs": runs, "ratio": ratio}))
+        return
+    shown = table("median of", "commands/s", "p50 µs", "CPU µs, client included")
+    for of_system in zip(*runs, strict=True):
+        p50s = [run["p50_us"] for run in of_system if run["p50_us"] is not None]
+        cpus = [run["cpu_us"] for run in of_system if run["cpu_us"] is not None]
+        shown.add_row(
+            of_system[0]["system"],
+            _number(median(run["per_second"] for run in of_system)),
+            _number(median(p50s) if p50s else None, 1),
+            _number(median(cpus) if cpus else None, 2),
+        )
+    if ratio is not None:
+        shown.add_row("ratio", _number(ratio, 2), "", "")
+    print_tables(shown)
 
 
 def _tell_pair(pairs: int) -> Callable[[int], None]:
