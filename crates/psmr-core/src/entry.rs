@@ -147,10 +147,12 @@ pub enum System {
         /// Chosen by who asked.
         request: u64,
     },
+    /// Of a service whose groups share their state: all groups meet, and do what is due by now.
+    Time,
 }
 
 impl System {
-    /// Whether replicas look at their state there.
+    /// Whether replicas look at their whole state there, or change it.
     pub fn is_cut(self) -> bool {
         !matches!(self, System::Genesis { .. })
     }
@@ -563,6 +565,7 @@ pub fn write_system(out: &mut Vec<u8>, system: System) {
             out.u8(3);
             out.u64(digest);
         }
+        System::Time => out.u8(4),
     }
 }
 
@@ -575,6 +578,7 @@ pub fn decode_system(reader: &mut Reader) -> Result<System, Malformed> {
         1 => Ok(System::Checkpoint { replicas: reader.u64("replicas")? }),
         2 => Ok(System::Digest { request: reader.u64("request")? }),
         3 => Ok(System::Genesis { digest: reader.u64("genesis digest")? }),
+        4 => Ok(System::Time),
         _ => Err(reader.malformed("system command")),
     }
 }

@@ -177,7 +177,8 @@ pub trait Partition: Send + Any {
     }
 
     /// The group's clock has been brought forward without a command: what is due may be done, in a bounded number of steps. It
-    /// is asked for again while `due_ms` has passed. Deterministic, must not panic.
+    /// is asked for again while `due_ms` has passed. Deterministic, must not panic. Where groups share their state, none of
+    /// them executes meanwhile.
     fn on_time(&mut self, _context: &Context) {}
 
     /// Writes the whole state, keyed by slot, in an order that depends on nothing but the state: equal states, equal bytes.

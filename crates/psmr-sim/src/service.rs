@@ -15,6 +15,9 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+/// How often the clock strikes.
+const STRIKE_MS: u64 = 500;
+
 /// The read depends on the group's clock.
 const FLAG_TIMED: u8 = 1;
 
@@ -173,12 +176,17 @@ struct State {
     executed: u64,
     chain: u64,
     cells: BTreeMap<u8, Cell>,
+    /// When the clock strikes next, and a mix of what all groups held whenever it did.
+    due_ms: u64,
+    strikes: u64,
 }
 
 impl State {
     fn encode(&self, out: &mut Vec<u8>) {
         out.u64(self.executed);
         out.u64(self.chain);
+        out.u64(self.due_ms);
+        out.u64(self.strikes);
         out.u8(self.cells.len() as u8);
         for (index, cell) in &self.cells {
             out.u8(*index);
@@ -188,7 +196,9 @@ impl State {
     }
 
     fn decode(reader: &mut Reader) -> Result<State, Malformed> {
-        let mut state = State { executed: reader.u64("executed")?, chain: reader.u64("chain")?, cells: BTreeMap::new() };
+        let [executed, chain] = [reader.u64("executed")?, reader.u64("chain")?];
+        let [due_ms, strikes] = [reader.u64("due")?, reader.u64("strikes")?];
+        let mut state = State { executed, chain, cells: BTreeMap::new(), due_ms, strikes };
         for _ in 0..reader.u8("cells")? {
             let index = reader.u8("index")?;
             state.cells.insert(index, Cell { version: reader.u64("version")?, value: reader.u64("value")? });
@@ -291,6 +301,20 @@ impl Partition for Registers {
         }
         self.look(&request, context.now_ms).encode(reply);
         ReadOutcome::Done
+    }
+
+    /// Where groups share their state, a clock strikes, and keeps what all of them hold then.
+    fn due_ms(&self) -> Option<u64> {
+        (self.shares_state && self.group == GroupId(0)).then(|| self.own(|state| state.due_ms))
+    }
+
+    fn on_time(&mut self, context: &Context) {
+        if self.due_ms().is_some_and(|due_ms| due_ms <= context.now_ms) {
+            let mut states = self.states.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let strikes = mix(states[0].strikes, context.now_ms);
+            states[0].strikes = states.iter().fold(strikes, |strikes, state| mix(strikes, state.chain));
+            states[0].due_ms = context.now_ms + STRIKE_MS;
+        }
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) -> Result<(), String> {

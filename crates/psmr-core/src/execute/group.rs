@@ -162,8 +162,8 @@ impl Group {
             }
             self.cursor.items_passed += 1;
         }
-        // Once for each entry, however often the group had to wait in it.
-        if entry.time_groups.contains(self.id) {
+        // Once for each entry, however often the group had to wait in it. Where groups share their state they meet for it.
+        if entry.time_groups.contains(self.id) && !engine.service.shares_state() {
             let context = self.context(entry, None);
             self.partition.on_time(&context);
         }
@@ -350,6 +350,10 @@ impl Group {
                 });
             }
             System::Checkpoint { .. } | System::Genesis { .. } => {}
+            System::Time => {
+                let context = self.context(entry, None);
+                self.partition.on_time(&context);
+            }
             System::Digest { request } => {
                 let (mut bytes, mut state) = (Vec::new(), Vec::new());
                 self.snapshot_bookkeeping(cut, &mut bytes);

@@ -283,6 +283,17 @@ impl Order {
         }
     }
 
+    /// Has the time logged for groups in which something is due.
+    fn ask_for_time(&mut self, due: GroupSet) {
+        if !self.engine.service().shares_state() {
+            return self.mark_time(due);
+        }
+        let cross = &mut self.logs[self.engine.topology.streams];
+        if !due.is_empty() && cross.is_leader() {
+            cross.push_system(System::Time);
+        }
+    }
+
     /// A leader's time goes by heartbeats, so that those of all logs and the report ride in one frame.
     fn tick_logs(&mut self, is_heartbeat: bool) {
         for log in self.logs.iter_mut().filter(|log| !log.is_restarting()) {
@@ -305,7 +316,7 @@ impl Order {
         let heartbeat_ticks = u64::from(self.config.heartbeat_ticks);
         let is_heartbeat = self.tick % heartbeat_ticks == 0;
         if is_heartbeat {
-            self.mark_time(self.engine.due(now_ms));
+            self.ask_for_time(self.engine.due(now_ms));
         }
         if self.membership.may_vote() {
             self.tick_logs(is_heartbeat);

@@ -39,6 +39,7 @@ pub fn entry(entry: &Entry, topology: &Topology) -> String {
             parts.push(format!("checkpoint of {}", of.join(" ")));
         }
         Some(System::Digest { .. }) => parts.push("digest".to_string()),
+        Some(System::Time) => parts.push("time".to_string()),
         Some(System::Genesis { .. }) => parts.push("genesis".to_string()),
         None => parts.extend(items(entry)),
     }
