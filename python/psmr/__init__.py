@@ -25,7 +25,7 @@ from psmr.errors import (
     UsageError,
 )
 from psmr.kv import KeyValue
-from psmr.service import ALL, NONE, Service, command, query, schema_of
+from psmr.service import ALL, NONE, Service, command, every, query, schema_of
 
 if TYPE_CHECKING:
     from psmr import aio
@@ -49,6 +49,7 @@ __all__ = [
     "aio",
     "command",
     "connect",
+    "every",
     "local",
     "query",
 ]

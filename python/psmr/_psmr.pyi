@@ -43,6 +43,7 @@ class Schema:
         interface: str,
         table: list[tuple[Any, ...]],
         commands: list[tuple[Any, ...]],
+        timers: list[tuple[str, int]],
         describe: Callable[[type], object],
         find: Callable[[str], type],
         make_exception: Callable[..., BaseException],

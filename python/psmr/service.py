@@ -21,7 +21,7 @@ from psmr.errors import PsmrError, UsageError, of_file, raised_by_command
 from psmr.shapes import Shapes, hints_of
 from psmr.state import describer, finder
 
-__all__ = ["ALL", "NONE", "Declaration", "Service", "command", "explain", "load", "name_of", "query", "schema_of"]
+__all__ = ["ALL", "NONE", "Declaration", "Service", "command", "every", "explain", "load", "name_of", "query", "schema_of"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -46,11 +46,13 @@ NONE: Final = _Extent("NONE")
 Keys = Union[str, tuple[str, ...], Callable[..., Any], _Extent]
 
 _MARK = "__psmr_declared__"
+_PERIOD = "__psmr_period__"
 _SCHEMA = "__psmr_schema__"
+_SECONDS_MIN, _SECONDS_MAX = 0.01, 86_400 * 366
 _EACH = "[*]"
 
 #: What a service, or a client of one, has besides its commands.
-_TAKEN = ("call", "close", "context", "declarations", "pipeline", "restore", "service", "snapshot")
+_TAKEN = ("call", "close", "context", "declarations", "pipeline", "restore", "service", "snapshot", "timers")
 _KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -116,6 +118,8 @@ class Service(metaclass=_ServiceType):
 
     #: The commands by name, in order of definition, those of base classes first.
     declarations: ClassVar[dict[str, Declaration]] = {}
+    #: Methods that run by themselves, and how often, in milliseconds.
+    timers: ClassVar[dict[str, int]] = {}
 
     @property
     def context(self) -> Context:
@@ -144,17 +148,19 @@ class Service(metaclass=_ServiceType):
     def __init_subclass__(cls, **options: Any) -> None:
         """Check what the class declares."""
         super().__init_subclass__(**options)
-        declared = dict(cls.declarations)
+        declared, timers = dict(cls.declarations), dict(cls.timers)
         for attribute, value in vars(cls).items():
             mark = getattr(value, _MARK, None)
             if mark is not None:
                 declared[attribute] = _declare(cls, attribute, value, *mark)
+            elif hasattr(value, _PERIOD):
+                timers[attribute] = _timer(cls, attribute, value)
             elif attribute in declared:
                 raise UsageError(
                     f"{cls.__qualname__}.{attribute}: replaces a command of a base class and is none; "
                     "mark it with @command or @query, or rename it"
                 )
-        cls.declarations = declared
+        cls.declarations, cls.timers = declared, timers
 
 
 def command(*, keys: Keys) -> Callable[[Function], Function]:
@@ -167,6 +173,37 @@ def query(*, keys: Keys) -> Callable[[Function], Function]:
     return _marker(keys, query=True)
 
 
+def every(*, seconds: float) -> Callable[[Function], Function]:
+    """Mark a method that runs by itself, once for the whole service, each time so many seconds of log time have passed.
+
+    It has no arguments and no result, and runs as a command of `ALL` does: every worker waits for it. Times that were missed
+    while no majority was there are made up for by one. What it raises is written to the standard error of each replica.
+    """
+
+    def mark(function: Function) -> Function:
+        place = getattr(function, "__qualname__", repr(function))
+        given: object = seconds
+        if not isinstance(given, (int, float)) or not _SECONDS_MIN <= given <= _SECONDS_MAX:
+            raise UsageError(f"{place}: every {seconds!r} seconds; allowed is {_SECONDS_MIN} to {_SECONDS_MAX}")
+        if hasattr(function, _MARK) or hasattr(function, _PERIOD):
+            raise UsageError(f"{place}: is marked twice; keep one of @command, @query and @every")
+        setattr(function, _PERIOD, round(seconds * 1000))
+        return function
+
+    return mark
+
+
+def _timer(owner: type, name: str, function: Callable[..., Any]) -> int:
+    """Return the period of one marked method of `owner`, in milliseconds."""
+    place = f"{owner.__qualname__}.{name}"
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise UsageError(f"{place}: what runs by itself is a plain function; write `def {name}(self) -> None`")
+    if len(inspect.signature(function).parameters) != 1:
+        raise UsageError(f"{place}: what runs by itself has no arguments; write `def {name}(self) -> None`")
+    period: int = getattr(function, _PERIOD)
+    return period
+
+
 def _marker(keys: Keys, *, query: bool) -> Callable[[Function], Function]:
     """Return the decorator; it leaves the method as it is, but for its mark."""
 
@@ -176,8 +213,8 @@ def _marker(keys: Keys, *, query: bool) -> Callable[[Function], Function]:
             raise UsageError(
                 f"{place}: @{_kind(query)} marks functions; put it below @staticmethod, @classmethod or @property, or drop those"
             )
-        if hasattr(function, _MARK):
-            raise UsageError(f"{place}: is marked twice; keep one of @command and @query")
+        if hasattr(function, _MARK) or hasattr(function, _PERIOD):
+            raise UsageError(f"{place}: is marked twice; keep one of @command, @query and @every")
         setattr(function, _MARK, (keys, query))
         return function
 
@@ -315,6 +352,7 @@ def schema_of(service: type[Service]) -> _psmr.Schema:
         row, line = _command_row(service, one, shapes)
         commands.append(row)
         lines.append(line)
+    lines += [f"every {period} ms {name}" for name, period in service.timers.items()]
     fingerprint = hashlib.sha256("\n".join([*lines, *shapes.lines]).encode()).hexdigest()[:16]
     module = service.__module__
     made = _psmr.Schema(
@@ -322,6 +360,7 @@ def schema_of(service: type[Service]) -> _psmr.Schema:
         f"{place}#{fingerprint}",
         shapes.rows,
         commands,
+        list(service.timers.items()),
         describer(module),
         finder(module),
         raised_by_command(module),

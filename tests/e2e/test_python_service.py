@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -93,6 +94,19 @@ def test_a_pipeline_gives_results_in_order_of_issue() -> None:
         with pytest.raises(RuntimeError, match="mine"), bank.pipeline() as pipeline:
             raise RuntimeError("mine")
         assert bank.balance("rich") == 5
+
+
+def test_a_timer_runs_once_for_all_replicas(addresses: list[str]) -> None:
+    with psmr.connect(addresses, Bank) as bank:
+        before = len(bank.struck())
+        time.sleep(1.5)
+        strikes = bank.struck()
+        assert 4 <= len(strikes) - before <= 9
+        gaps = [later - earlier for earlier, later in itertools.pairwise(strikes)]
+        assert min(gaps) >= 150, "once, not once for each replica"
+    for address in addresses:
+        with psmr.connect(address, Bank) as bank:
+            assert bank.struck()[: len(strikes)] == strikes
 
 
 def test_a_durable_service_is_there_after_a_restart(tmp_path: Path) -> None:

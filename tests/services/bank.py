@@ -21,6 +21,18 @@ class Bank(psmr.Service):
 
     def __init__(self) -> None:
         self.balances: dict[str, int] = {}
+        #: When the timer ran, in milliseconds of log time.
+        self.strikes: list[int] = []
+
+    @psmr.every(seconds=0.2)
+    def strike(self) -> None:
+        """Run by itself."""
+        self.strikes.append(self.context.now_ms)
+
+    @psmr.query(keys=psmr.ALL)
+    def struck(self) -> list[int]:
+        """Return when the timer ran."""
+        return self.strikes
 
     @psmr.command(keys="account")
     def deposit(self, account: str, amount: int) -> int:

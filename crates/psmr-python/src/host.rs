@@ -1,16 +1,17 @@
 //! A service in Python at a replica: one instance of its class, on which the workers of all groups execute. What makes that
 //! safe is what the class declares (C-Dep), and that Python's own containers keep themselves whole.
 
-use crate::codec::Misfit;
+use crate::codec::shape::{read_bytes, read_unsigned, write_array_length, write_bytes, write_unsigned};
+use crate::codec::{array_length, Misfit};
 use crate::schema::Declarations;
-use psmr_core::command::GroupId;
+use psmr_core::command::{GroupId, SessionId};
 use psmr_core::routing::Topology;
-use psmr_core::service::{Command, Context, Handles, Partition, ReadContext, ReadOutcome, Replies, Service, Slice};
+use psmr_core::service::{Command, Context, Handles, Partition, ReadContext, ReadOutcome, Replies, SeedSource, Service, Slice};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use std::any::Any;
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the command that a thread executes may know.
 struct Current {
@@ -55,6 +56,8 @@ pub struct Host {
     instance: Py<PyAny>,
     /// Bound to the instance, by number of the command.
     methods: Vec<Py<PyAny>>,
+    /// When each timer is due next, in milliseconds of log time; 0: that is still to be set. Part of the state.
+    timers_due: Mutex<Vec<u64>>,
     /// No other replica can differ from this one.
     is_alone: bool,
 }
@@ -67,24 +70,74 @@ impl Host {
     pub fn new(py: Python<'_>, declarations: Arc<Declarations>, is_alone: bool) -> PyResult<Host> {
         let instance = declarations.class.bind(py).call0()?;
         let methods = declarations.names().map(|name| Ok(instance.getattr(name)?.unbind())).collect::<PyResult<Vec<_>>>()?;
-        let host = Host { declarations, instance: instance.unbind(), methods, is_alone };
+        let timers_due = Mutex::new(vec![0; declarations.timers.len()]);
+        let host = Host { declarations, instance: instance.unbind(), methods, timers_due, is_alone };
         host.snapshot(py, &mut Vec::new()).map_err(|why| crate::gate::Error::Usage(why).into()).map(|()| host)
     }
 
     fn snapshot(&self, py: Python<'_>, out: &mut Vec<u8>) -> Result<(), String> {
         let instance = self.instance.bind(py);
-        let name = &self.declarations.name;
+        let Declarations { name, shapes, timers, .. } = &*self.declarations;
+        write_array_length(out, timers.len() * 2);
+        for ((timer, _), due_ms) in timers.iter().zip(&*self.timers_due()) {
+            write_bytes(out, timer.as_bytes());
+            write_unsigned(out, *due_ms);
+        }
         let state = instance.call_method0("snapshot").map_err(|error| format!("{name}.snapshot: {error}"))?;
-        self.declarations.shapes.plain().encode_state(&state, out).map_err(|misfit| match misfit {
+        shapes.plain().encode_state(&state, out).map_err(|misfit| match misfit {
             Misfit::Value { path, text } => format!("{name}{path} {text}"),
             Misfit::Raised(error) => format!("{name}: its state cannot be written: {error}"),
         })
     }
 
-    fn restore(&self, py: Python<'_>, mut bytes: &[u8]) -> Result<(), String> {
-        let restored = self.declarations.shapes.plain().decode(py, &mut bytes);
-        let outcome = restored.and_then(|state| self.instance.bind(py).call_method1("restore", (state,)));
-        outcome.map(drop).map_err(|error| format!("{}: its checkpoint cannot be read: {error}", self.declarations.name))
+    fn restore(&self, py: Python<'_>, bytes: &[u8]) -> Result<(), String> {
+        self.try_restore(py, bytes).map_err(|error| format!("{}: its checkpoint cannot be read: {error}", self.declarations.name))
+    }
+
+    fn try_restore(&self, py: Python<'_>, mut bytes: &[u8]) -> PyResult<()> {
+        // Timers that the class has no more are forgotten, others begin.
+        let mut timers_due = vec![0; self.declarations.timers.len()];
+        for _ in 0..array_length(&mut bytes)? / 2 {
+            let timer = read_bytes(&mut bytes)?;
+            let due_ms = read_unsigned(&mut bytes)?;
+            if let Some(at) = self.declarations.timers.iter().position(|(name, _)| name.as_bytes() == timer) {
+                timers_due[at] = due_ms;
+            }
+        }
+        let state = self.declarations.shapes.plain().decode(py, &mut bytes)?;
+        self.instance.bind(py).call_method1("restore", (state,))?;
+        *self.timers_due() = timers_due;
+        Ok(())
+    }
+
+    fn timers_due(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.timers_due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs the timers that are due. One that is late by several periods runs once.
+    fn run_timers(&self, context: &Context) {
+        let seeds = SeedSource::new(context.log, context.index, GroupId(0), SessionId(0));
+        for (at, (name, period_ms)) in self.declarations.timers.iter().enumerate() {
+            let due_ms = self.timers_due()[at];
+            if due_ms > context.now_ms {
+                continue;
+            }
+            let late_ms = if due_ms == 0 { 0 } else { (context.now_ms - due_ms) % period_ms };
+            self.timers_due()[at] = context.now_ms - late_ms + period_ms;
+            if due_ms > 0 {
+                Python::attach(|py| self.run_timer(py, name, current(context, seeds.seed(at as u64))));
+            }
+        }
+    }
+
+    fn run_timer(&self, py: Python<'_>, name: &str, knows: Current) {
+        CURRENT.set(Some(knows));
+        let outcome = self.instance.bind(py).call_method0(name);
+        CURRENT.take();
+        if let Err(error) = outcome {
+            eprintln!("psmr: warning: the timer {}.{name} raised, on every replica alike:", self.declarations.name);
+            error.display(py);
+        }
     }
 
     /// Executes one command or query, with what it may know; true: it asked for that.
@@ -169,6 +222,16 @@ impl Partition for PythonPartition {
         match has_asked && !context.time_is_settled && context.wall_ms > context.now_ms {
             true => ReadOutcome::NeedsTime,
             false => ReadOutcome::Done,
+        }
+    }
+
+    fn due_ms(&self) -> Option<u64> {
+        self.host.timers_due().iter().min().copied().filter(|_| self.group == GroupId(0))
+    }
+
+    fn on_time(&mut self, context: &Context) {
+        if self.group == GroupId(0) {
+            self.host.run_timers(context);
         }
     }
 

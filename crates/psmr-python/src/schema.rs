@@ -74,6 +74,8 @@ pub struct Declarations {
     pub class: Py<PyAny>,
     pub shapes: Shapes,
     commands: Vec<Declared>,
+    /// Methods that run by themselves, and how often, in milliseconds.
+    pub timers: Vec<(String, u64)>,
     /// Makes the exception that a client raises, from class, message and arguments.
     make_exception: Py<PyAny>,
     /// Spreads commands that depend on nothing.
@@ -83,7 +85,7 @@ pub struct Declarations {
 #[pymethods]
 impl Schema {
     /// `table`: rows of `psmr.shapes`. `commands`: tuples of name, query, parameters (name, shape, has a default, default),
-    /// positional count, keys, result. `describe`, `find`: of `psmr.state`.
+    /// positional count, keys, result. `timers`: names, and periods in milliseconds. `describe`, `find`: of `psmr.state`.
     #[new]
     #[allow(clippy::too_many_arguments)]
     fn new(
@@ -91,6 +93,7 @@ impl Schema {
         interface: String,
         table: &Bound<'_, PyList>,
         commands: &Bound<'_, PyList>,
+        timers: Vec<(String, u64)>,
         describe: Py<PyAny>,
         find: Py<PyAny>,
         make_exception: Py<PyAny>,
@@ -108,6 +111,7 @@ impl Schema {
                 class: class_.unbind(),
                 shapes,
                 commands,
+                timers,
                 make_exception,
                 spread,
             }),
