@@ -24,7 +24,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find $(ENGINE) -name tes
 
 .PHONY: help
 help: ## List what can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 .PHONY: system
 system: ## Install the system packages that are missing (Debian); nothing if none is
@@ -58,6 +58,31 @@ rust: venv ## Tests of the engine
 pytest: venv system ## Tests of the package, end-to-end tests with real clients among them (TESTS=path for some)
 	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
 
+FREE_THREADED ?= $(CURDIR)/build/free-threaded/python/bin/python3.13t
+FREE_VENV := build/free-threaded/venv
+
+.PHONY: free-threaded
+free-threaded: rustc system ## Services in Python without the global lock: builds CPython 3.13t, then tests and measures on it (FREE_THREADED=path: takes that one)
+	@[ -x "$(FREE_THREADED)" ] || scripts/free-threaded
+	"$(FREE_THREADED)" -m venv $(FREE_VENV)
+	$(FREE_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements-free-threaded.txt
+	PYO3_PYTHON=$(CURDIR)/$(FREE_VENV)/bin/python CARGO_TARGET_DIR=build/free-threaded/target \
+		$(FREE_VENV)/bin/maturin build --profile dist --locked --interpreter $(FREE_VENV)/bin/python --out build/free-threaded/wheels
+	$(FREE_VENV)/bin/python -m pip install --quiet --force-reinstall --no-deps build/free-threaded/wheels/psmr-*t-*.whl
+	$(FREE_VENV)/bin/python -c 'import psmr, sys; sys.exit(sys._is_gil_enabled())'
+	$(FREE_VENV)/bin/pytest -n 2 tests/test_service.py tests/test_codec.py tests/e2e/test_python_service.py tests/test_examples.py
+	$(FREE_VENV)/bin/psmr bench python --work compute --workers 2
+
+.PHONY: wheel
+wheel: $(TOOLS) | rustc ## Build wheels in dist/: of the stable ABI, for CPython 3.10 and newer; of CPython 3.13t if `make free-threaded` has built that
+	rm -rf dist
+	$(BIN)/maturin build --profile dist --locked --out dist
+	@if [ -x $(FREE_VENV)/bin/maturin ]; then PYO3_PYTHON=$(CURDIR)/$(FREE_VENV)/bin/python CARGO_TARGET_DIR=build/free-threaded/target \
+		$(FREE_VENV)/bin/maturin build --profile dist --locked --interpreter $(FREE_VENV)/bin/python --out dist; fi
+	$(PYTHON) -m venv --clear build/wheel
+	build/wheel/bin/python -m pip install --quiet dist/psmr-*abi3*.whl
+	cd build/wheel && bin/psmr explain kv --format json >/dev/null && bin/psmr --version
+
 .PHONY: soak
 soak: rustc ## Simulate SEEDS=n histories with faults (10000 unless said)
 	cargo run --package psmr-sim --release --locked -- run --seeds 0..$(SEEDS) --jobs $$(nproc)
@@ -66,6 +91,8 @@ soak: rustc ## Simulate SEEDS=n histories with faults (10000 unless said)
 requirements: $(TOOLS) ## Pin the newest tools in requirements-dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade \
 		--custom-compile-command 'make requirements' --output-file requirements-dev.txt requirements-dev.in
+	$(BIN)/uv pip compile --quiet --python-version 3.13 --generate-hashes --upgrade --custom-compile-command 'make requirements' \
+		--output-file requirements-free-threaded.txt requirements-free-threaded.in
 
 .PHONY: clean
 clean: ## Remove everything that was made

@@ -61,6 +61,7 @@ def test_a_service_over_sqlite_is_there_after_a_checkpoint(tmp_path: Path) -> No
 
 
 def test_a_web_application_keeps_its_state_in_a_service() -> None:
+    pytest.importorskip("fastapi")
     [port] = ports.choose(1)
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(port), "web:app"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

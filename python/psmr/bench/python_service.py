@@ -29,7 +29,7 @@ _CHUNK = 20_000
 #: Commands under way at a time, of commands that take long.
 _UNDER_WAY = 512
 #: Rounds of `Ledger.compute` for a command of about 50 microseconds.
-_ROUNDS = 750
+_ROUNDS = 330
 
 
 class Result(TypedDict):
