@@ -36,7 +36,7 @@ class Bank(psmr.Service):
         missing = amount - self.balances.get(source, 0)
         if missing > 0:
             raise Overdrawn(source, missing)
-        self.balances[source] -= amount
+        self.balances[source] = self.balances.get(source, 0) - amount
         self.balances[target] = self.balances.get(target, 0) + amount
 
     @psmr.query(keys="account")

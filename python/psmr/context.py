@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import random
+from contextvars import ContextVar
 from functools import cached_property
 
-__all__ = ["Context"]
+__all__ = ["Context", "standing_in"]
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
@@ -34,3 +35,7 @@ class Context:
     def random(self) -> random.Random:
         """A random generator, seeded by the command's id."""
         return random.Random(self.command_id)
+
+
+#: The context of a command that is executed without an engine (`psmr.execution`).
+standing_in: ContextVar[Context | None] = ContextVar("standing_in", default=None)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, TypeVar, Union, cast
 
 from psmr import _psmr
-from psmr.context import Context
+from psmr.context import Context, standing_in
 from psmr.errors import PsmrError, UsageError, of_file, raised_by_command
 from psmr.shapes import Shapes, hints_of
 from psmr.state import describer, finder
@@ -27,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class _Extent:
+class Extent:
     """Keys that are no argument's: every key, or none."""
 
     name: Literal["ALL", "NONE"]
@@ -37,19 +37,20 @@ class _Extent:
 
 
 #: The command depends on every other one that has keys: it is executed alone.
-ALL: Final = _Extent("ALL")
+ALL: Final = Extent("ALL")
 #: The command is independent of every other one.
-NONE: Final = _Extent("NONE")
+NONE: Final = Extent("NONE")
 
 #: An argument's name, several, a function of the arguments (all of them, by name) that returns the keys, `ALL` or `NONE`.
 #: `accounts[*]` names each item of the argument `accounts`.
-Keys = Union[str, tuple[str, ...], Callable[..., Any], _Extent]
+Keys = Union[str, tuple[str, ...], Callable[..., Any], Extent]
 
 _MARK = "__psmr_declared__"
 _PERIOD = "__psmr_period__"
 _SCHEMA = "__psmr_schema__"
 _SECONDS_MIN, _SECONDS_MAX = 0.01, 86_400 * 366
-_EACH = "[*]"
+#: After an argument's name among keys: each item of it is one.
+EACH = "[*]"
 
 #: What a service, or a client of one, has besides its commands.
 _TAKEN = ("call", "close", "context", "declarations", "pipeline", "restore", "service", "snapshot", "timers")
@@ -76,7 +77,7 @@ class Declaration:
     @property
     def groups(self) -> str:
         """The groups that the command is multicast to (an entry of C-G)."""
-        if isinstance(self.keys, _Extent):
+        if isinstance(self.keys, Extent):
             return "all groups" if self.keys == ALL else "any one group"
         return "the key's group" if isinstance(self.keys, str) else "the keys' groups"
 
@@ -127,7 +128,7 @@ class Service(metaclass=_ServiceType):
 
         Equal on every replica. Raises UsageError outside of a command.
         """
-        known = _psmr.context()
+        known = standing_in.get() or _psmr.context()
         if known is None:
             raise UsageError(f"{type(self).__qualname__}.context: is there while a command is executed; it is not now")
         return cast(Context, known)
@@ -259,7 +260,7 @@ def _check_argument(place: str, argument: inspect.Parameter) -> None:
 
 def _check_keys(place: str, keys: object, arguments: list[str]) -> Keys:
     """Return `keys` if they are keys, of arguments that there are."""
-    if isinstance(keys, _Extent):
+    if isinstance(keys, Extent):
         return keys
     names = (keys,) if isinstance(keys, str) else keys
     known = f"it has {', '.join(arguments)}" if arguments else "it has none: write keys=ALL or keys=NONE"
@@ -267,7 +268,7 @@ def _check_keys(place: str, keys: object, arguments: list[str]) -> Keys:
         if not names:
             raise UsageError(f"{place}: keys=() names no argument; {known}; keys=NONE says that it depends on nothing")
         for name in names:
-            if name.removesuffix(_EACH) not in arguments:
+            if name.removesuffix(EACH) not in arguments:
                 raise UsageError(f"{place}: keys has {name!r}, which is no argument; {known}")
         return keys if isinstance(keys, str) else names
     if callable(keys):
@@ -385,11 +386,11 @@ def _command_row(service: type[Service], one: Declaration, shapes: Shapes) -> tu
     positional = sum(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
     names = [parameter.name for parameter in parameters]
     keys: object = one.keys
-    if isinstance(one.keys, _Extent):
+    if isinstance(one.keys, Extent):
         keys = one.keys.name
     elif isinstance(one.keys, (str, tuple)):
         chosen = (one.keys,) if isinstance(one.keys, str) else one.keys
-        keys = [(names.index(name.removesuffix(_EACH)), name.endswith(_EACH)) for name in chosen]
+        keys = [(names.index(name.removesuffix(EACH)), name.endswith(EACH)) for name in chosen]
     told = keys if isinstance(keys, (str, list)) else "function"
     line = f"{one.name} {one.query} {[row[:2] for row in rows]} {told} -> {result}"
     return (one.name, one.query, rows, positional, keys, result), line

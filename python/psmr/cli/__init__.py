@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from psmr import __version__
-from psmr.cli import bench, calling, demo, inspection, local, serve
+from psmr.cli import bench, calling, check, demo, inspection, local, serve
 from psmr.errors import PsmrError
 
 __all__ = ["main", "psmr"]
@@ -34,6 +34,7 @@ for command in (
     inspection.status,
     inspection.verify,
     inspection.explain,
+    check.check,
     calling.call,
     calling.shell,
     calling.stubs,
