@@ -73,7 +73,7 @@ def test_a_web_application_keeps_its_state_in_a_service() -> None:
 
     try:
         assert server.stderr is not None
-        assert any("Application startup complete" in line for line in server.stderr)
+        assert any("Uvicorn running on" in line for line in server.stderr)
         assert ask("PUT", "/polls/tea/ann?choice=green") == {"first": True}
         assert ask("PUT", "/polls/tea/ann?choice=black") == {"first": False}
         ask("PUT", "/polls/tea/bob?choice=black")

@@ -62,7 +62,7 @@ def test_a_service_by_hand() -> None:
         for arguments, message in [
             (("deposit", "alice"), "argument amount is missing"),
             (("deposit", "alice", "1", "2"), "'2' is one argument too many; it takes account, amount"),
-            (("withdraw", "alice"), "has no command 'withdraw'; it has deposit,"),
+            (("withdraw", "alice"), "has no command 'withdraw'; it has struck, deposit,"),
         ]:
             refused = run_psmr("call", address, *arguments)
             assert refused.returncode == 2
