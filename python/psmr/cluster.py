@@ -61,6 +61,8 @@ class Options:
     ready_file: Path | None = None
     #: Whether a replica that died is started again.
     restart: bool = True
+    #: Options of `psmr serve` beside what the configuration has.
+    watched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ class LocalCluster:
 
     def _start(self, node: _Replica) -> None:
         command = [sys.executable, "-m", "psmr", "serve", self._options.layout.service]
+        command += self._options.watched
         command += ["--config", str(self._directory.config_path(node.member.id)), "--lifeline-fd", str(self._lifeline_read)]
         with _open_log(node.log_path) as log:
             process = subprocess.Popen(

@@ -11,6 +11,7 @@ use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use std::any::Any;
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the command that a thread executes may know.
@@ -149,6 +150,7 @@ impl Host {
                 return false;
             }
         };
+        self.declarations.last.store(command, Ordering::Relaxed);
         CURRENT.set(Some(knows));
         let outcome = self.methods[command].bind(py).call1(arguments);
         let has_asked = CURRENT.take().is_some_and(|current| current.object.is_some());

@@ -80,6 +80,8 @@ pub struct Declarations {
     make_exception: Py<PyAny>,
     /// Spreads commands that depend on nothing.
     spread: AtomicUsize,
+    /// The number of the command that a replica here began last.
+    pub last: AtomicUsize,
 }
 
 #[pymethods]
@@ -114,6 +116,7 @@ impl Schema {
                 timers,
                 make_exception,
                 spread,
+                last: AtomicUsize::new(usize::MAX),
             }),
         })
     }
@@ -132,6 +135,11 @@ impl Schema {
         let mut request = Request::default();
         self.inner.encode_call(py, command, arguments, named, &topology, &mut request)?;
         Ok(request.gamma.iter().map(|group| group.0).collect())
+    }
+
+    /// The command that a replica in this process began last; None: it has executed none.
+    fn last_command(&self) -> Option<&str> {
+        self.inner.commands.get(self.inner.last.load(Ordering::Relaxed)).map(|command| &*command.place)
     }
 
     /// The form of a state that is equal for equal ones.

@@ -78,6 +78,31 @@ def layout_options(command: _Command) -> _Command:
     return command
 
 
+def watch_options(command: _Command) -> _Command:
+    """Add what a replica of a service in Python looks after."""
+    options = [
+        click.option(
+            "--slow-after",
+            "slow_after_s",
+            type=click.FloatRange(1, 86_400),
+            default=5.0,
+            show_default=True,
+            help="Report a command of a service in Python that takes longer, in seconds, with its stack.",
+        ),
+        click.option(
+            "--compare-every",
+            "compare_every_s",
+            type=click.FloatRange(0, 86_400 * 366),
+            default=600.0,
+            show_default=True,
+            help="Compare the replicas' states so often, in seconds, for a service in Python; one that differs ends. 0: never.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def terminate_as_interrupt() -> None:
     """Let SIGTERM end the command as Ctrl-C does, so that it cleans up; both also where a shell has them ignored."""
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from psmr import _psmr
-from psmr.cli.options import FILE, service_argument, terminate_as_interrupt
+from psmr.cli.options import FILE, service_argument, terminate_as_interrupt, watch_options
 from psmr.config import SERVICES, Config, example, local_address
-from psmr.errors import UsageError
+from psmr.errors import RuntimeFailure, UsageError
 from psmr.service import load, schema_of
+from psmr.watch import SlowCommands, StateComparison
 
 
 @click.command()
 @service_argument
 @click.option("--config", "path", type=FILE, metavar="FILE", required=True, help="TOML; see `psmr config example`.")
+@watch_options
 @click.option("--lifeline-fd", type=click.IntRange(0), hidden=True, help="End when the other end of this pipe is closed.")
-def serve(service: str, path: Path, lifeline_fd: int | None) -> None:
+def serve(service: str, path: Path, slow_after_s: float, compare_every_s: float, lifeline_fd: int | None) -> None:
     """Run one replica of a cluster, until Ctrl-C."""
     terminate_as_interrupt()
     with contextlib.suppress(KeyboardInterrupt):
@@ -29,9 +32,32 @@ def serve(service: str, path: Path, lifeline_fd: int | None) -> None:
                 from psmr.metrics import Exporter
 
                 Exporter(settings.metrics, local_address(settings.listen)).start()
-            _psmr.serve(settings.to_engine(), None if service in SERVICES else schema_of(load(service)))
+            if service in SERVICES:
+                _psmr.serve(settings.to_engine())
+            else:
+                _serve_class(settings, service, slow_after_s, compare_every_s)
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
+
+
+def _serve_class(settings: Config, service: str, slow_after_s: float, compare_every_s: float) -> None:
+    """Run a replica of a service in Python. Raises RuntimeFailure if its state differs from that of most."""
+    schema = schema_of(load(service))
+    differences: list[str] = []
+
+    def end(difference: str) -> None:
+        differences.append(f"{difference}; the last command that began here: {schema.last_command()}")
+        signal.raise_signal(signal.SIGINT)
+
+    SlowCommands(slow_after_s, lambda line: click.echo(f"psmr: warning: {line}", err=True)).start()
+    if compare_every_s > 0 and len(settings.members) > 2:
+        StateComparison(settings.replica, local_address(settings.listen), compare_every_s, end).start()
+    try:
+        _psmr.serve(settings.to_engine(), schema)
+    except KeyboardInterrupt:
+        if differences:
+            raise RuntimeFailure(differences[0]) from None
+        raise
 
 
 @click.group()
