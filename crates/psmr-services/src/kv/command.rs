@@ -120,6 +120,8 @@ pub enum Operation<'a> {
     Combine { kind: BitwiseKind, keys: Items<'a> },
     /// Adds to the number with a fraction that a key's value is in decimal; the reply is the sum.
     IncrementFloat { key: &'a [u8], delta: &'a [u8] },
+    /// Something about a key's value that is not the value, or null if it is not there.
+    Describe { key: &'a [u8], aspect: Aspect },
     /// A read that cannot be executed: an error if the key is there, else this number or null.
     Refuse { key: &'a [u8], kind: u8, otherwise: Option<i8> },
     /// Keys of one group from a position on: the reply is a list of the next position and a list of keys that match.
@@ -167,6 +169,24 @@ pub enum BitwiseKind {
 impl BitwiseKind {
     /// All of them; the place is how a command says which.
     pub const ALL: [BitwiseKind; 4] = [BitwiseKind::And, BitwiseKind::Or, BitwiseKind::Xor, BitwiseKind::Not];
+}
+
+/// What there is to tell about a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aspect {
+    /// How Redis would hold it, in a word.
+    Encoding,
+    /// How many keys share it: none but its own.
+    References,
+    /// Since when nobody has used it, as far as is known: 0, as reads leave no trace.
+    IdleSeconds,
+    /// What it takes in memory, the key included.
+    Bytes,
+}
+
+impl Aspect {
+    /// All of them; the place is how a command says which.
+    pub const ALL: [Aspect; 4] = [Aspect::Encoding, Aspect::References, Aspect::IdleSeconds, Aspect::Bytes];
 }
 
 /// A list of strings in a command.
@@ -246,6 +266,7 @@ const TYPE: u8 = 27;
 const FIND_BIT: u8 = 28;
 const COMBINE: u8 = 29;
 const INCREMENT_FLOAT: u8 = 30;
+const DESCRIBE: u8 = 31;
 const VERSIONS: u8 = 128;
 const TRANSACTION: u8 = 129;
 const IF_EQUAL: u8 = 130;
@@ -261,7 +282,7 @@ const BRIEF_BYTES_MAX: usize = 4 << 10;
 pub fn is_brief(bytes: &[u8]) -> bool {
     match bytes.first() {
         Some(&(GET | SET | INCREMENT | APPEND | LENGTH | EXPIRE | TIME_TO_LIVE | PERSIST)) => true,
-        Some(&(TAKE | GET_EXPIRE | PART | EXPIRE_TIME | GET_BIT | REFUSE | TYPE | IF_EQUAL)) => true,
+        Some(&(TAKE | GET_EXPIRE | PART | EXPIRE_TIME | GET_BIT | REFUSE | TYPE | DESCRIBE | IF_EQUAL)) => true,
         Some(&(DELETE | EXISTS | GET_MANY | SET_MANY | SET_MANY_ABSENT)) => bytes.len() <= BRIEF_BYTES_MAX,
         Some(&VERSIONS) => bytes.len() <= BRIEF_BYTES_MAX,
         Some(&TRANSACTION) if bytes.len() <= BRIEF_BYTES_MAX => {
@@ -308,6 +329,7 @@ impl<'a> Operation<'a> {
             | Operation::CountBits { key, .. }
             | Operation::FindBit { key, .. }
             | Operation::IncrementFloat { key, .. }
+            | Operation::Describe { key, .. }
             | Operation::Refuse { key, .. } => Some(key),
             _ => None,
         }
@@ -434,6 +456,10 @@ impl<'a> Operation<'a> {
             INCREMENT_FLOAT => {
                 let (key, delta) = split_string(rest)?;
                 Operation::IncrementFloat { key, delta }
+            }
+            DESCRIBE => {
+                let (aspect, key) = rest.split_first()?;
+                Operation::Describe { key, aspect: *Aspect::ALL.get(usize::from(*aspect))? }
             }
             REFUSE => {
                 let [kind, is_number @ (0 | 1), number, key @ ..] = rest else { return None };
@@ -589,6 +615,10 @@ mod tests {
             let Some(Operation::Combine { kind: found, keys }) = Operation::decode(&bytes) else { panic!("no keys") };
             assert_eq!((found, keys.collect::<Vec<_>>()), (kind, vec![key, &long[..]]));
         }
+        for aspect in Aspect::ALL {
+            let bytes = encoded(|e| e.describe(key, aspect));
+            assert_eq!(Operation::decode(&bytes), Some(Operation::Describe { key, aspect }));
+        }
         for otherwise in [None, Some(0), Some(-1)] {
             let bytes = encoded(|e| e.refuse(key, KvError::Syntax, otherwise));
             assert_eq!(Operation::decode(&bytes), Some(Operation::Refuse { key, kind: KvError::Syntax as u8, otherwise }));
@@ -601,7 +631,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, code in 0..34u8) {
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, code in 0..40u8) {
             let mut bytes = bytes;
             bytes.insert(0, code);
             if let Some(Operation::Delete { keys } | Operation::SetMany { pairs: keys }) = Operation::decode(&bytes) {

@@ -407,6 +407,7 @@ impl KvPartition {
             | Operation::GetBit { key, .. }
             | Operation::CountBits { key, .. }
             | Operation::FindBit { key, .. }
+            | Operation::Describe { key, .. }
             | Operation::Refuse { key, .. } => self.hash_of(key).is_err(),
             Operation::Exists { keys } | Operation::GetMany { keys } | Operation::Versions { keys } => {
                 self.check_keys(keys).is_err()
@@ -457,6 +458,7 @@ impl KvPartition {
             | Operation::GetBit { .. }
             | Operation::CountBits { .. }
             | Operation::FindBit { .. }
+            | Operation::Describe { .. }
             | Operation::Refuse { .. } => self.read_string(operation, time, out)?,
             Operation::Scan { position, count, pattern } => self.scan(position, count, pattern, time, out)?,
             _ => return Ok(false),

@@ -35,11 +35,13 @@ pub enum KvError {
     NotAFloat = 9,
     /// The sum is no number, or infinite.
     NoSum = 10,
+    /// How often a key is used is not counted.
+    NotCounted = 11,
 }
 
 impl KvError {
     /// All of them.
-    pub const ALL: [KvError; 10] = [
+    pub const ALL: [KvError; 11] = [
         KvError::NotAnInteger,
         KvError::Overflow,
         KvError::TooLong,
@@ -50,6 +52,7 @@ impl KvError {
         KvError::Syntax,
         KvError::NotAFloat,
         KvError::NoSum,
+        KvError::NotCounted,
     ];
 }
 

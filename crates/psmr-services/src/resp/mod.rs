@@ -2,13 +2,15 @@
 //! Replies and error texts are those of redis-server 7.0.15.
 //!
 //! The way of a request: `parse` finds its arguments in the input, [`table`] says what it is, how many arguments it takes
-//! and where its keys are; from the keys follows γ; its handler (`data`, `connection`, `introspect`) encodes the
+//! and where its keys are; from the keys follows γ; its handler (in `data`, `connection`, `introspect`, ...) encodes the
 //! service's command or answers. The service's reply comes back with a tag that says how to write it.
 
 pub mod client;
+mod cluster;
 mod connection;
 mod counts;
 mod data;
+mod diagnostics;
 mod introspect;
 mod parse;
 mod script;
@@ -247,6 +249,11 @@ fn error_text(kind: KvError, command: usize) -> Vec<u8> {
         KvError::Syntax => data::SYNTAX.to_vec(),
         KvError::NotAFloat => b"ERR value is not a valid float".to_vec(),
         KvError::NoSum => b"ERR increment would produce NaN or Infinity".to_vec(),
+        KvError::NotCounted => {
+            b"ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching \
+              between policies at runtime LRU and LFU data will take some time to adjust."
+                .to_vec()
+        }
         KvError::Malformed => b"ERR internal error: the command is malformed".to_vec(),
     }
 }

@@ -259,6 +259,12 @@ impl Encoder<'_> {
         self.0.extend_from_slice(delta);
     }
 
+    /// [`Operation::Describe`]
+    pub fn describe(self, key: &[u8], aspect: Aspect) {
+        self.0.extend_from_slice(&[DESCRIBE, aspect as u8]);
+        self.0.extend_from_slice(key);
+    }
+
     /// [`Operation::Refuse`]
     pub fn refuse(self, key: &[u8], kind: KvError, otherwise: Option<i8>) {
         self.0.push(REFUSE);

@@ -1,9 +1,10 @@
 //! Commands that look into values, or do two things to a key at once.
 
-use super::{absolute_ms, KvPartition, Time, Unsettled};
+use super::{absolute_ms, parse_integer, KvPartition, Time, Unsettled};
 use crate::kv::bits::{clamped, find, Combination};
 use crate::kv::bytes::Value;
-use crate::kv::command::{BitRange, Expiry, Operation};
+use crate::kv::command::{Aspect, BitRange, Expiry, Operation};
+use crate::kv::entries::entry_bytes;
 use crate::kv::float80::Float80;
 use crate::kv::place_of;
 use crate::kv::reply::{KvError, WriteReply};
@@ -188,6 +189,10 @@ impl KvPartition {
                 Some(value) => find(value.bytes(), bit, range, is_open),
                 None => -i64::from(bit),
             }),
+            Operation::Describe { key, aspect } => match self.live(key, time)? {
+                Some(value) => describe(key, value, aspect, out),
+                None => out.null(),
+            },
             Operation::Refuse { key, kind, otherwise } => match self.live(key, time)? {
                 Some(_) => out.error(KvError::ALL.into_iter().find(|k| *k as u8 == kind).unwrap_or(KvError::Malformed)),
                 None => match otherwise {
@@ -227,6 +232,21 @@ impl KvPartition {
         if content.expires_ms.is_some() {
             self.store.set_expires_ms(place_of(key).hash, key, content.expires_ms);
         }
+    }
+}
+
+/// Redis holds a string that is no longer than this in its object, and gives it another name.
+const EMBEDDED_BYTES_MAX: usize = 44;
+
+fn describe(key: &[u8], value: &Value, aspect: Aspect, out: &mut Vec<u8>) {
+    let bytes = value.bytes();
+    match aspect {
+        Aspect::Encoding if parse_integer(bytes).is_some() => out.string(b"int"),
+        Aspect::Encoding if bytes.len() <= EMBEDDED_BYTES_MAX => out.string(b"embstr"),
+        Aspect::Encoding => out.string(b"raw"),
+        Aspect::References => out.integer(1),
+        Aspect::IdleSeconds => out.integer(0),
+        Aspect::Bytes => out.integer(entry_bytes(key, value) as i64),
     }
 }
 
