@@ -99,6 +99,7 @@ def test_a_client_of_redis_cluster(shared: Local, protocol: int) -> None:
         assert [client.get(key) for key in keys] == [value.encode() for value in keys.values()]
         assert client.cluster_keyslot("{foo}x") == 12182
         assert all(client.delete(key) == 1 for key in keys)
+        client.disconnect_connection_pools()
 
 
 def test_asyncio(shared: Local) -> None:
