@@ -302,6 +302,27 @@ fn option() -> BoxedStrategy<Vec<u8>> {
     pick(&["NX", "XX", "GET", "KEEPTTL", "nx", "xX", "gt", "LT", "EX", "PX", "EXAT", "PXAT", "COUNT", "MATCH", "foo\r\nbar", ""])
 }
 
+/// BITFIELD and BITFIELD_RO, as they are meant and nearly so.
+fn bit_fields() -> BoxedStrategy<Vec<Vec<u8>>> {
+    let edges = pick(&["u8", "i8", "u1", "i1", "i64", "u63", "u64", "i65", "u0", "x8", "u", "", "i08", "U8"]);
+    let any =
+        (any::<bool>(), 1..65u8).prop_map(|(is_signed, bits)| format!("{}{bits}", ["u", "i"][usize::from(is_signed)]).into());
+    let width = move || prop_oneof![2 => edges.clone(), 5 => any.clone()];
+    let place = || {
+        pick(&["0", "1", "7", "#0", "#1", "#3", "100", "63", "65", "-1", "#-1", "#", "x", "4294967296", "#9223372036854775807"])
+    };
+    let number = || prop_oneof![number(), (-300..300i64).prop_map(|n| n.to_string().into())];
+    let step = prop_oneof![
+        3 => (pick(&["GET", "get"]), width(), place()).prop_map(|(n, w, p)| vec![n, w, p]),
+        6 => (pick(&["SET", "INCRBY", "incrby"]), width(), place(), number()).prop_map(|(n, w, p, v)| vec![n, w, p, v]),
+        3 => pick(&["WRAP", "SAT", "FAIL", "fail", "x"]).prop_map(|o| vec![b"OVERFLOW".to_vec(), o]),
+        1 => pick(&["GET", "OVERFLOW", "x"]).prop_map(|w| vec![w]),
+    ];
+    (pick(&["bitfield", "bitfield", "bitfield_ro"]), key(), prop::collection::vec(step, 0..5))
+        .prop_map(|(n, k, steps)| [vec![n, k], steps.concat()].concat())
+        .boxed()
+}
+
 /// Commands that look into values, or do two things to a key at once.
 fn strings() -> BoxedStrategy<Vec<Vec<u8>>> {
     let place = || pick(&["0", "1", "-1", "3", "-3", "7", "-8", "100", "-100", "8", "9223372036854775807", "x", ""]);
@@ -352,6 +373,7 @@ fn shaped() -> BoxedStrategy<Vec<Vec<u8>>> {
     let name = |names: &[&str]| pick(names);
     prop_oneof![
         3 => strings(),
+        1 => bit_fields(),
         4 => (name(&["set", "SET", "sEt"]), key(), value(), set_options)
             .prop_map(|(n, k, v, o)| [vec![n, k, v], o.concat()].concat()),
         3 => (name(&["get", "strlen", "ttl", "pttl", "persist", "incr", "decr"]), key()).prop_map(|(n, k)| vec![n, k]),
@@ -433,6 +455,8 @@ fn soup() -> BoxedStrategy<Vec<Vec<u8>>> {
         "incrbyfloat",
         "object",
         "memory",
+        "bitfield",
+        "bitfield_ro",
     ]);
     let argument =
         prop_oneof![key(), time(), option(), pick(&["2", "3", "setname", "getname", "id", "auth", "default", "no-evict", "on"])];
@@ -517,6 +541,25 @@ fn bits_of_strings_that_differ_in_length_are_found_and_combined_alike() {
         pair.check(&arguments(line));
         ["t", "b", "e", "{a}1"].iter().for_each(|key| pair.check(&arguments(&format!("GET {key}"))));
     }
+}
+
+/// Sums and differences around what fits, in every way to take them.
+#[test]
+fn numbers_overflow_alike() {
+    let _alone = alone();
+    let mut pair = Pair::new();
+    for width in ["u1", "i1", "u8", "i8", "u63", "i63", "i64"] {
+        for overflow in ["WRAP", "SAT", "FAIL"] {
+            for start in ["0", "-1", "127", "128", "9223372036854775807", "-9223372036854775808", "4611686018427387904"] {
+                for delta in ["1", "-1", "128", "-129", "9223372036854775807", "-9223372036854775808"] {
+                    let step = |name: &str, number: &str| format!("OVERFLOW {overflow} {name} {width} 3 {number}");
+                    pair.check(&arguments(&format!("BITFIELD k {} {}", step("SET", start), step("INCRBY", delta))));
+                    pair.check(&arguments("GET k"));
+                }
+            }
+        }
+    }
+    pair.check(&arguments("BITFIELD k GET u8 4294967295 SET u1 4294967296 1"));
 }
 
 #[test]
@@ -736,6 +779,16 @@ fn transactions_give_the_same_replies() {
         &["WATCH k", "MULTI", "UNWATCH", "SET k 1", "EXEC"],
         &["MULTI", "SET k 1", "RESET", "EXEC", "GET k"],
         &["MULTI", "GET none", "HELLO 3", "GET none", "HELLO 2", "GET none", "EXEC", "GET none"],
+        &[
+            "SET k v",
+            "WATCH k",
+            "BITFIELD k OVERFLOW FAIL SET u1 0 2",
+            "MULTI",
+            "SET x 1",
+            "BITFIELD none GET u8 0",
+            "EXEC",
+            "EXISTS none",
+        ],
         &["MULTI", "DBSIZE", "FLUSHALL", "DBSIZE", "SET k 1", "DBSIZE", "EXISTS k l", "EXEC"],
         &["MULTI", "MSET k 1 l 2 m 3", "MGET k l m n", "DEL k l n", "MGET k l m", "EXEC"],
         &["MULTI", "MSET {t}k 1 {t}l 2", "INCRBY {t}k 5", "MGET {t}l {t}k", "EXEC"],

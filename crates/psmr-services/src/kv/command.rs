@@ -1,6 +1,7 @@
 //! Commands of the key-value service as bytes: what is in the log. One byte says which, the rest are its fields; lengths
 //! and counts take one byte up to 127.
 
+use super::fields::{FieldStep, FieldSteps};
 use super::range::Bounds;
 use super::reply::KvError;
 use super::transaction::{self, Transaction};
@@ -120,6 +121,8 @@ pub enum Operation<'a> {
     Combine { kind: BitwiseKind, keys: Items<'a> },
     /// Adds to the number with a fraction that a key's value is in decimal; the reply is the sum.
     IncrementFloat { key: &'a [u8], delta: &'a [u8] },
+    /// Reads and changes integers in a value's bits, in turn; the reply is a list, with null where a number did not fit.
+    BitFields { key: &'a [u8], steps: FieldSteps<'a> },
     /// Something about a key's value that is not the value, or null if it is not there.
     Describe { key: &'a [u8], aspect: Aspect },
     /// A read that cannot be executed: an error if the key is there, else this number or null.
@@ -267,6 +270,7 @@ const FIND_BIT: u8 = 28;
 const COMBINE: u8 = 29;
 const INCREMENT_FLOAT: u8 = 30;
 const DESCRIBE: u8 = 31;
+const BIT_FIELDS: u8 = 32;
 const VERSIONS: u8 = 128;
 const TRANSACTION: u8 = 129;
 const IF_EQUAL: u8 = 130;
@@ -329,6 +333,7 @@ impl<'a> Operation<'a> {
             | Operation::CountBits { key, .. }
             | Operation::FindBit { key, .. }
             | Operation::IncrementFloat { key, .. }
+            | Operation::BitFields { key, .. }
             | Operation::Describe { key, .. }
             | Operation::Refuse { key, .. } => Some(key),
             _ => None,
@@ -456,6 +461,10 @@ impl<'a> Operation<'a> {
             INCREMENT_FLOAT => {
                 let (key, delta) = split_string(rest)?;
                 Operation::IncrementFloat { key, delta }
+            }
+            BIT_FIELDS => {
+                let (key, rest) = split_string(rest)?;
+                Operation::BitFields { key, steps: FieldSteps::decode(rest)? }
             }
             DESCRIBE => {
                 let (aspect, key) = rest.split_first()?;

@@ -11,6 +11,7 @@
 pub mod bytes;
 pub mod command;
 pub mod entries;
+pub mod fields;
 pub mod reply;
 pub mod transaction;
 

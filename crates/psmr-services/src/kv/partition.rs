@@ -251,6 +251,7 @@ impl KvPartition {
             | Operation::Combine { .. }
             | Operation::IncrementFloat { .. }
             | Operation::SetBit { .. } => self.write_string(operation, now_ms, out)?,
+            Operation::BitFields { steps, .. } if steps.written_bytes() > 0 => self.write_string(operation, now_ms, out)?,
             Operation::Clear => {
                 if self.topology.groups != 1 {
                     return Err(KvError::OutsideGamma);
@@ -407,6 +408,7 @@ impl KvPartition {
             | Operation::GetBit { key, .. }
             | Operation::CountBits { key, .. }
             | Operation::FindBit { key, .. }
+            | Operation::BitFields { key, .. }
             | Operation::Describe { key, .. }
             | Operation::Refuse { key, .. } => self.hash_of(key).is_err(),
             Operation::Exists { keys } | Operation::GetMany { keys } | Operation::Versions { keys } => {
@@ -458,6 +460,7 @@ impl KvPartition {
             | Operation::GetBit { .. }
             | Operation::CountBits { .. }
             | Operation::FindBit { .. }
+            | Operation::BitFields { .. }
             | Operation::Describe { .. }
             | Operation::Refuse { .. } => self.read_string(operation, time, out)?,
             Operation::Scan { position, count, pattern } => self.scan(position, count, pattern, time, out)?,

@@ -168,6 +168,7 @@ fn write_key_specs(writer: &mut Writer<'_>, spec: &CommandSpec) {
     }
     let note = match spec.name {
         "set" => Some("RW and ACCESS due to the optional `GET` argument"),
+        "bitfield" => Some("This command allows both access and modification of the key"),
         "getex" => Some("RW and UPDATE because it changes the TTL"),
         _ => None,
     };

@@ -11,6 +11,7 @@ mod connection;
 mod counts;
 mod data;
 mod diagnostics;
+mod fields;
 mod introspect;
 mod parse;
 mod script;

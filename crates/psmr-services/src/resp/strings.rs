@@ -144,9 +144,9 @@ pub fn copy(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sin
     gateway.write(request, sink, |encoder| encoder.relocate(source, target, true, !replaces, true));
 }
 
-/// The place of a bit, if a string can have it.
-fn bit_offset(text: &[u8]) -> Result<u64, &'static [u8]> {
-    let offset = parse_integer(text).filter(|offset| (0..BITS_MAX).contains(offset));
+/// The place of a bit, if a string can have it. `unit`: the number counts so many bits.
+pub fn bit_offset(text: &[u8], unit: i64) -> Result<u64, &'static [u8]> {
+    let offset = parse_integer(text).map(|offset| offset.wrapping_mul(unit)).filter(|offset| (0..BITS_MAX).contains(offset));
     offset.map(|offset| offset as u64).ok_or(b"ERR bit offset is not an integer or out of range")
 }
 
@@ -156,14 +156,14 @@ pub fn set_bit(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn 
         Some(1) => Ok(true),
         _ => Err(&b"ERR bit is not an integer or out of range"[..]),
     };
-    match bit_offset(request.argument(2)).and_then(|offset| Ok((offset, bit?))) {
+    match bit_offset(request.argument(2), 1).and_then(|offset| Ok((offset, bit?))) {
         Ok((offset, bit)) => gateway.write(request, sink, |encoder| encoder.set_bit(request.argument(1), offset, bit)),
         Err(text) => gateway.answer_error(sink, text),
     }
 }
 
 pub fn get_bit(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
-    match bit_offset(request.argument(2)) {
+    match bit_offset(request.argument(2), 1) {
         Ok(offset) => gateway.read(request, sink, |encoder| encoder.get_bit(request.argument(1), offset)),
         Err(text) => gateway.answer_error(sink, text),
     }

@@ -2,6 +2,7 @@
 
 use super::connection as local;
 use super::data;
+use super::fields;
 use super::strings;
 use super::{Request, RespGateway};
 use psmr_core::gateway::Sink;
@@ -176,7 +177,7 @@ const CONNECTION: &str = "@fast @connection";
 const CONNECTION_SLOW: &str = "@slow @connection";
 const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
 
-static COMMANDS: [CommandSpec; 80] = [
+static COMMANDS: [CommandSpec; 82] = [
     command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
         "string",
         "1.0.0",
@@ -264,6 +265,16 @@ static COMMANDS: [CommandSpec; 80] = [
         .flags("write denyoom", "@write @bitmap @slow", "")
         .about("bitmap", "2.6.0", "Perform bitwise operations between strings")
         .costs("O(N)"),
+    command("bitfield", -2, fields::bit_fields)
+        .keys(ONE_KEY, RW, "RW access update variable_flags")
+        .flags("write denyoom", "@write @bitmap @slow", "")
+        .about("bitmap", "3.2.0", "Perform arbitrary bitfield integer operations on strings")
+        .costs("O(1) for each subcommand specified"),
+    command("bitfield_ro", -2, fields::read_bit_fields)
+        .keys(ONE_KEY, RO, "RO access")
+        .flags("readonly fast", "@read @bitmap @fast", "")
+        .about("bitmap", "6.0.0", "Perform arbitrary bitfield integer operations on strings. Read-only variant of BITFIELD")
+        .costs("O(1) for each subcommand specified"),
     command("incrbyfloat", 3, strings::increment_float)
         .keys(ONE_KEY, RW, "RW access update")
         .flags("write denyoom fast", "@write @string @fast", "")

@@ -259,6 +259,13 @@ impl Encoder<'_> {
         self.0.extend_from_slice(delta);
     }
 
+    /// [`Operation::BitFields`]
+    pub fn bit_fields(self, key: &[u8], steps: &[FieldStep]) {
+        self.0.push(BIT_FIELDS);
+        push_string(self.0, key);
+        steps.iter().for_each(|step| step.push(self.0));
+    }
+
     /// [`Operation::Describe`]
     pub fn describe(self, key: &[u8], aspect: Aspect) {
         self.0.extend_from_slice(&[DESCRIBE, aspect as u8]);

@@ -5,6 +5,7 @@ use crate::kv::bits::{clamped, find, Combination};
 use crate::kv::bytes::Value;
 use crate::kv::command::{Aspect, BitRange, Expiry, Operation};
 use crate::kv::entries::entry_bytes;
+use crate::kv::fields::FieldSteps;
 use crate::kv::float80::Float80;
 use crate::kv::place_of;
 use crate::kv::reply::{KvError, WriteReply};
@@ -68,6 +69,11 @@ impl KvPartition {
                 let hash = self.hash_of(key)?;
                 self.begin_write(now_ms);
                 out.integer(i64::from(self.set_bit(hash, key, offset, bit, now_ms)?));
+            }
+            Operation::BitFields { key, steps } => {
+                let hash = self.hash_of(key)?;
+                self.begin_write(now_ms);
+                self.bit_fields(hash, key, steps, now_ms, out)?;
             }
             Operation::Combine { kind, mut keys } => {
                 self.check_keys(keys)?;
@@ -140,6 +146,31 @@ impl KvPartition {
         })
     }
 
+    fn bit_fields(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        steps: FieldSteps<'_>,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), KvError> {
+        let length_min = Some(steps.written_bytes()).filter(|length| *length <= VALUE_BYTES_MAX).ok_or(KvError::TooLong)?;
+        if self.store.live_mut(hash, key, now_ms).is_none_or(|value| value.bytes().len() < length_min) {
+            self.edit(hash, key, length_min, now_ms, |_| ())?;
+        }
+        let mut value = self.store.live_mut(hash, key, now_ms).ok_or(KvError::Malformed)?;
+        out.list(steps.len());
+        for step in steps {
+            let (reply, after) = step.run(value.bytes());
+            // A value that nothing is written to keeps its version.
+            if let Some(after) = after {
+                step.field.set(value.bytes_mut(), after);
+            }
+            push_number(reply, out);
+        }
+        Ok(())
+    }
+
     /// Changes a value in place, of a key that is made if it is not there, after zeros have been appended up to a length.
     fn edit<T>(
         &mut self,
@@ -189,6 +220,12 @@ impl KvPartition {
                 Some(value) => find(value.bytes(), bit, range, is_open),
                 None => -i64::from(bit),
             }),
+            Operation::BitFields { steps, .. } if steps.written_bytes() > 0 => out.error(KvError::Malformed),
+            Operation::BitFields { key, steps } => {
+                let bytes = self.live(key, time)?.map_or(&b""[..], Value::bytes);
+                out.list(steps.len());
+                steps.for_each(|step| push_number(step.run(bytes).0, out));
+            }
             Operation::Describe { key, aspect } => match self.live(key, time)? {
                 Some(value) => describe(key, value, aspect, out),
                 None => out.null(),
@@ -232,6 +269,13 @@ impl KvPartition {
         if content.expires_ms.is_some() {
             self.store.set_expires_ms(place_of(key).hash, key, content.expires_ms);
         }
+    }
+}
+
+fn push_number(number: Option<i64>, out: &mut Vec<u8>) {
+    match number {
+        Some(number) => out.integer(number),
+        None => out.null(),
     }
 }
 
