@@ -323,6 +323,23 @@ fn bit_fields() -> BoxedStrategy<Vec<Vec<u8>>> {
         .boxed()
 }
 
+/// LCS, of strings that have something in common.
+fn subsequences() -> BoxedStrategy<Vec<Vec<u8>>> {
+    let text = "[ab]{0,12}|[a-d]{0,30}".prop_map(String::into_bytes);
+    let with_number = pick(&["0", "1", "2", "5", "-1", "x"]).prop_map(|n| vec![b"MINMATCHLEN".to_vec(), n]);
+    let option = prop_oneof![
+        4 => pick(&["IDX", "idx", "WITHMATCHLEN", "LEN", "IDX"]).prop_map(|o| vec![o]),
+        2 => with_number,
+        1 => pick(&["MINMATCHLEN", "x"]).prop_map(|o| vec![o]),
+    ];
+    prop_oneof![
+        (key(), text).prop_map(|(k, t)| vec![b"set".to_vec(), k, t]),
+        (key(), key(), prop::collection::vec(option, 0..4))
+            .prop_map(|(a, b, o)| [vec![b"lcs".to_vec(), a, b], o.concat()].concat()),
+    ]
+    .boxed()
+}
+
 /// Commands that look into values, or do two things to a key at once.
 fn strings() -> BoxedStrategy<Vec<Vec<u8>>> {
     let place = || pick(&["0", "1", "-1", "3", "-3", "7", "-8", "100", "-100", "8", "9223372036854775807", "x", ""]);
@@ -374,6 +391,7 @@ fn shaped() -> BoxedStrategy<Vec<Vec<u8>>> {
     prop_oneof![
         3 => strings(),
         1 => bit_fields(),
+        1 => subsequences(),
         4 => (name(&["set", "SET", "sEt"]), key(), value(), set_options)
             .prop_map(|(n, k, v, o)| [vec![n, k, v], o.concat()].concat()),
         3 => (name(&["get", "strlen", "ttl", "pttl", "persist", "incr", "decr"]), key()).prop_map(|(n, k)| vec![n, k]),
@@ -457,6 +475,7 @@ fn soup() -> BoxedStrategy<Vec<Vec<u8>>> {
         "memory",
         "bitfield",
         "bitfield_ro",
+        "lcs",
     ]);
     let argument =
         prop_oneof![key(), time(), option(), pick(&["2", "3", "setname", "getname", "id", "auth", "default", "no-evict", "on"])];
@@ -560,6 +579,29 @@ fn numbers_overflow_alike() {
         }
     }
     pair.check(&arguments("BITFIELD k GET u8 4294967295 SET u1 4294967296 1"));
+}
+
+/// Whatever two short strings have in common, and strings that are just too long.
+#[test]
+fn what_strings_have_in_common_is_found_alike() {
+    let _alone = alone();
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let mut pair = Pair::new();
+        pair.check(&arguments(hello));
+        let strings: Vec<String> =
+            (0..32u32).map(|bits| (0..5).map(|at| ["a", "b"][(bits >> at & 1) as usize]).collect()).collect();
+        for (number, one) in strings.iter().enumerate() {
+            pair.check(&arguments(&format!("MSET a {one} b ohmytext{one} {{a}}1 {}", strings[(7 * number + 3) % 32])));
+            for keys in ["a b", "a {a}1", "{a}1 b", "a a", "none b"] {
+                for options in ["", " LEN", " IDX", " IDX MINMATCHLEN 2", " IDX MINMATCHLEN 4 WITHMATCHLEN"] {
+                    pair.check(&arguments(&format!("LCS {keys}{options}")));
+                }
+            }
+        }
+        let long = vec![b'x'; 11_585];
+        pair.check(&[b"MSET".to_vec(), b"a".to_vec(), long.clone(), b"b".to_vec(), long]);
+        pair.check(&arguments("LCS a b LEN"));
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use super::fields::{FieldStep, FieldSteps};
 use super::range::Bounds;
 use super::reply::KvError;
+use super::subsequence::Wanted;
 use super::transaction::{self, Transaction};
 use std::fmt;
 
@@ -123,6 +124,8 @@ pub enum Operation<'a> {
     IncrementFloat { key: &'a [u8], delta: &'a [u8] },
     /// Reads and changes integers in a value's bits, in turn; the reply is a list, with null where a number did not fit.
     BitFields { key: &'a [u8], steps: FieldSteps<'a> },
+    /// The longest string whose bytes are in the values of both keys in this order; a missing key has an empty value.
+    Subsequence { one: &'a [u8], other: &'a [u8], wanted: Wanted },
     /// Something about a key's value that is not the value, or null if it is not there.
     Describe { key: &'a [u8], aspect: Aspect },
     /// A read that cannot be executed: an error if the key is there, else this number or null.
@@ -271,6 +274,7 @@ const COMBINE: u8 = 29;
 const INCREMENT_FLOAT: u8 = 30;
 const DESCRIBE: u8 = 31;
 const BIT_FIELDS: u8 = 32;
+const SUBSEQUENCE: u8 = 33;
 const VERSIONS: u8 = 128;
 const TRANSACTION: u8 = 129;
 const IF_EQUAL: u8 = 130;
@@ -466,6 +470,14 @@ impl<'a> Operation<'a> {
                 let (key, rest) = split_string(rest)?;
                 Operation::BitFields { key, steps: FieldSteps::decode(rest)? }
             }
+            SUBSEQUENCE => {
+                let (kind, rest) = rest.split_first()?;
+                let (length_min, rest) = split_varint(rest)?;
+                let (one, other) = split_string(rest)?;
+                let places = |with_lengths| Wanted::Places { length_min, with_lengths };
+                let wanted = [Wanted::Bytes, Wanted::Length, places(false), places(true)];
+                Operation::Subsequence { one, other, wanted: *wanted.get(usize::from(*kind))? }
+            }
             DESCRIBE => {
                 let (aspect, key) = rest.split_first()?;
                 Operation::Describe { key, aspect: *Aspect::ALL.get(usize::from(*aspect))? }
@@ -623,6 +635,11 @@ mod tests {
             let bytes = encoded(|e| e.combine(kind, 2, [key, &long].into_iter()));
             let Some(Operation::Combine { kind: found, keys }) = Operation::decode(&bytes) else { panic!("no keys") };
             assert_eq!((found, keys.collect::<Vec<_>>()), (kind, vec![key, &long[..]]));
+        }
+        let places = |with_lengths| Wanted::Places { length_min: 300, with_lengths };
+        for wanted in [Wanted::Bytes, Wanted::Length, places(false), places(true)] {
+            let bytes = encoded(|e| e.subsequence(key, &long, wanted));
+            assert_eq!(Operation::decode(&bytes), Some(Operation::Subsequence { one: key, other: &long, wanted }));
         }
         for aspect in Aspect::ALL {
             let bytes = encoded(|e| e.describe(key, aspect));

@@ -414,6 +414,7 @@ impl KvPartition {
             Operation::Exists { keys } | Operation::GetMany { keys } | Operation::Versions { keys } => {
                 self.check_keys(keys).is_err()
             }
+            Operation::Subsequence { one, other, .. } => self.check_keys([one, other].into_iter()).is_err(),
             Operation::Transaction(transaction) => self.check_keys(transaction.watched().map(|(key, _)| key)).is_err(),
             _ => false,
         };
@@ -461,6 +462,7 @@ impl KvPartition {
             | Operation::CountBits { .. }
             | Operation::FindBit { .. }
             | Operation::BitFields { .. }
+            | Operation::Subsequence { .. }
             | Operation::Describe { .. }
             | Operation::Refuse { .. } => self.read_string(operation, time, out)?,
             Operation::Scan { position, count, pattern } => self.scan(position, count, pattern, time, out)?,

@@ -194,6 +194,7 @@ impl Gateway for RespGateway {
                 Reply::Integer(value) => writer.integer(value),
                 Reply::String(value) => writer.bulk(value),
                 Reply::List(count) => writer.array(count),
+                Reply::Map(count) => writer.map(count),
                 Reply::Error(kind) => writer.error(&error_text(kind, form.command)),
                 Reply::Word(word) => {
                     writer.out.push(b'+');
@@ -250,6 +251,7 @@ fn error_text(kind: KvError, command: usize) -> Vec<u8> {
         KvError::Syntax => data::SYNTAX.to_vec(),
         KvError::NotAFloat => b"ERR value is not a valid float".to_vec(),
         KvError::NoSum => b"ERR increment would produce NaN or Infinity".to_vec(),
+        KvError::TableTooLong => b"ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len".to_vec(),
         KvError::NotCounted => {
             b"ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching \
               between policies at runtime LRU and LFU data will take some time to adjust."

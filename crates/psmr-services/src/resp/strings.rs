@@ -5,6 +5,7 @@ use super::{Request, RespGateway};
 use crate::kv::command::{BitRange, BitwiseKind, Expiry, SetIf};
 use crate::kv::parse_integer;
 use crate::kv::reply::KvError;
+use crate::kv::subsequence::Wanted;
 use psmr_core::gateway::Sink;
 
 /// Bits of the longest string that Redis takes.
@@ -238,4 +239,38 @@ pub fn combine(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn 
 
 pub fn increment_float(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
     gateway.write(request, sink, |encoder| encoder.increment_float(request.argument(1), request.argument(2)));
+}
+
+pub fn subsequence(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    match subsequence_options(request) {
+        Ok(wanted) => {
+            gateway.read(request, sink, |encoder| encoder.subsequence(request.argument(1), request.argument(2), wanted));
+        }
+        Err(text) => gateway.answer_error(sink, text),
+    }
+}
+
+fn subsequence_options(request: &Request<'_>) -> Result<Wanted, &'static [u8]> {
+    let (mut wants_length, mut wants_places, mut with_lengths, mut length_min) = (false, false, false, 0);
+    let mut arguments = (3..request.count()).map(|at| request.argument(at));
+    while let Some(option) = arguments.next() {
+        let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+        if is("len") {
+            wants_length = true;
+        } else if is("idx") {
+            wants_places = true;
+        } else if is("withmatchlen") {
+            with_lengths = true;
+        } else if is("minmatchlen") {
+            length_min = parse_integer(arguments.next().ok_or(SYNTAX)?).ok_or(NOT_AN_INTEGER)?;
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    match (wants_length, wants_places) {
+        (true, true) => Err(b"ERR If you want both the length and indexes, please just use IDX."),
+        (true, false) => Ok(Wanted::Length),
+        (false, true) => Ok(Wanted::Places { length_min: length_min.max(0) as u64, with_lengths }),
+        (false, false) => Ok(Wanted::Bytes),
+    }
 }

@@ -177,7 +177,7 @@ const CONNECTION: &str = "@fast @connection";
 const CONNECTION_SLOW: &str = "@slow @connection";
 const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
 
-static COMMANDS: [CommandSpec; 82] = [
+static COMMANDS: [CommandSpec; 83] = [
     command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
         "string",
         "1.0.0",
@@ -275,6 +275,11 @@ static COMMANDS: [CommandSpec; 82] = [
         .flags("readonly fast", "@read @bitmap @fast", "")
         .about("bitmap", "6.0.0", "Perform arbitrary bitfield integer operations on strings. Read-only variant of BITFIELD")
         .costs("O(1) for each subcommand specified"),
+    command("lcs", -3, strings::subsequence)
+        .keys(TWO_KEYS, RO, "RO access")
+        .flags("readonly", "@read @string @slow", "")
+        .about("string", "7.0.0", "Find longest common substring")
+        .costs("O(N*M) where N and M are the lengths of s1 and s2, respectively"),
     command("incrbyfloat", 3, strings::increment_float)
         .keys(ONE_KEY, RW, "RW access update")
         .flags("write denyoom fast", "@write @string @fast", "")

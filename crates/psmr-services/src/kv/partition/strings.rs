@@ -9,7 +9,7 @@ use crate::kv::fields::FieldSteps;
 use crate::kv::float80::Float80;
 use crate::kv::place_of;
 use crate::kv::reply::{KvError, WriteReply};
-use crate::kv::VALUE_BYTES_MAX;
+use crate::kv::{subsequence, VALUE_BYTES_MAX};
 use std::ops::Range;
 
 /// A value on its way from one key to another, with its expiry.
@@ -225,6 +225,13 @@ impl KvPartition {
                 let bytes = self.live(key, time)?.map_or(&b""[..], Value::bytes);
                 out.list(steps.len());
                 steps.for_each(|step| push_number(step.run(bytes).0, out));
+            }
+            Operation::Subsequence { one, other, wanted } => {
+                let one = self.live(one, time)?.map_or(&b""[..], Value::bytes);
+                let other = self.live(other, time)?.map_or(&b""[..], Value::bytes);
+                if let Err(kind) = subsequence::write(one, other, wanted, out) {
+                    out.error(kind);
+                }
             }
             Operation::Describe { key, aspect } => match self.live(key, time)? {
                 Some(value) => describe(key, value, aspect, out),
