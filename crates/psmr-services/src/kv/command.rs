@@ -293,6 +293,10 @@ pub fn is_brief(bytes: &[u8]) -> bool {
         Some(&(TAKE | GET_EXPIRE | PART | EXPIRE_TIME | GET_BIT | REFUSE | TYPE | DESCRIBE | IF_EQUAL)) => true,
         Some(&(DELETE | EXISTS | GET_MANY | SET_MANY | SET_MANY_ABSENT)) => bytes.len() <= BRIEF_BYTES_MAX,
         Some(&VERSIONS) => bytes.len() <= BRIEF_BYTES_MAX,
+        Some(&BIT_FIELDS) if bytes.len() <= BRIEF_BYTES_MAX => match Operation::decode(bytes) {
+            Some(Operation::BitFields { steps, .. }) => steps.written_bytes() <= BRIEF_BYTES_MAX,
+            _ => false,
+        },
         Some(&TRANSACTION) if bytes.len() <= BRIEF_BYTES_MAX => {
             Transaction::decode(&bytes[1..]).is_some_and(|transaction| transaction.steps().all(|step| is_brief(step.command)))
         }
