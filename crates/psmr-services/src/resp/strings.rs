@@ -1,7 +1,7 @@
 //! More commands on keys: those that look into values, or do two things to a key at once.
 
 use super::data::{self, expire_time_error, TimeOption, NOT_AN_INTEGER, SYNTAX};
-use super::{Request, RespGateway};
+use super::{Request, RespGateway, Way};
 use crate::kv::command::{BitRange, BitwiseKind, Expiry, SetIf};
 use crate::kv::parse_integer;
 use crate::kv::reply::KvError;
@@ -103,7 +103,7 @@ pub fn expire_at_milliseconds(gateway: &mut RespGateway, request: &Request<'_>, 
 }
 
 pub fn expire_time_seconds(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
-    gateway.read_in_seconds(request, sink, |encoder| encoder.expire_time(request.argument(1)));
+    gateway.read_as(Way::InSeconds, request, sink, |encoder| encoder.expire_time(request.argument(1)));
 }
 
 pub fn expire_time_milliseconds(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {

@@ -2,6 +2,7 @@
 
 use super::connection as local;
 use super::data;
+use super::dump;
 use super::fields;
 use super::strings;
 use super::{Request, RespGateway};
@@ -177,7 +178,7 @@ const CONNECTION: &str = "@fast @connection";
 const CONNECTION_SLOW: &str = "@slow @connection";
 const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
 
-static COMMANDS: [CommandSpec; 83] = [
+static COMMANDS: [CommandSpec; 85] = [
     command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
         "string",
         "1.0.0",
@@ -275,6 +276,16 @@ static COMMANDS: [CommandSpec; 83] = [
         .flags("readonly fast", "@read @bitmap @fast", "")
         .about("bitmap", "6.0.0", "Perform arbitrary bitfield integer operations on strings. Read-only variant of BITFIELD")
         .costs("O(1) for each subcommand specified"),
+    command("dump", 2, dump::dump)
+        .keys(ONE_KEY, RO, "RO access")
+        .flags("readonly", "@keyspace @read @slow", "nondeterministic_output")
+        .about("generic", "2.6.0", "Return a serialized version of the value stored at the specified key.")
+        .costs("O(1) to access the key and additional O(M) to serialize it, where M is the length of the value."),
+    command("restore", -4, dump::restore)
+        .keys(ONE_KEY, RW, "OW update")
+        .flags("write denyoom", "@keyspace @write @slow @dangerous", "")
+        .about("generic", "2.6.0", "Create a key using the provided serialized value, previously obtained using DUMP.")
+        .costs("O(1) to create the new key and additional O(M) to reconstruct the serialized value, where M is its length."),
     command("lcs", -3, strings::subsequence)
         .keys(TWO_KEYS, RO, "RO access")
         .flags("readonly", "@read @string @slow", "")
