@@ -309,7 +309,10 @@ impl KvPartition {
         let (keep, expires_ms) = expiry;
         let expires_ms = match expires_ms {
             Some(ms) if ms <= now_ms as i64 => {
-                self.store.remove(hash, key);
+                // It was there for a moment: whoever watches it must see a change.
+                if !self.store.remove(hash, key) {
+                    self.store.mark_gone(hash);
+                }
                 return;
             }
             Some(ms) => Some(ms as u64),
