@@ -1,5 +1,5 @@
-//! The longest common subsequence of two strings, by the table of all pairs of their beginnings. Of the table, one row is held,
-//! and one bit per pair to find the way back by.
+//! The longest common subsequence of two strings, by the table of all pairs of their beginnings. Of the table, one row is
+//! held, and one bit per pair to find the way back by.
 
 use super::reply::{KvError, WriteReply};
 use super::VALUE_BYTES_MAX;
@@ -49,8 +49,8 @@ pub fn write(one: &[u8], other: &[u8], wanted: Wanted, out: &mut Vec<u8>) -> Res
     Ok(())
 }
 
-/// The length of the subsequence. `is_back`: called for each pair of bytes at which the way back leaves out the one of the first
-/// string, should they differ.
+/// The length of the subsequence. `is_back`: called for each pair of bytes at which the way back leaves out the one of the
+/// first string, should they differ.
 fn length(one: &[u8], other: &[u8], mut is_back: impl FnMut(usize, usize)) -> u32 {
     let mut row = vec![0u32; other.len()];
     for (i, byte) in one.iter().enumerate() {

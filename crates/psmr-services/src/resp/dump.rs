@@ -222,8 +222,8 @@ fn split_length(bytes: &[u8]) -> Result<(usize, &[u8]), Flaw> {
     usize::try_from(length).map(|length| (length, rest)).map_err(|_| Flaw::Data)
 }
 
-/// What LZF has packed: runs of bytes as they are, and references to what is there already. A length that no command can have is
-/// refused before memory is taken.
+/// What LZF has packed: runs of bytes as they are, and references to what is there already. A length that no command can
+/// have is refused before memory is taken.
 fn unpack(mut packed: &[u8], length: usize) -> Result<Vec<u8>, Flaw> {
     if length > COMMAND_BYTES_MAX {
         return Err(Flaw::TooLong);
