@@ -90,6 +90,18 @@ def test_scan_meets_every_key(clients: list[redis.Redis]) -> None:
     assert clients[2].dbsize() >= len(keys)
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_client_of_redis_cluster(shared: Local, protocol: int) -> None:
+    address = f"redis://127.0.0.1:{shared.port + 1}?protocol={protocol}&socket_timeout={TIMEOUT_S}"
+    keys = {f"cluster:{number}": str(number) for number in range(20)}
+    with redis.RedisCluster.from_url(address) as client:
+        assert all(client.set(key, value) for key, value in keys.items())
+        assert [client.get(key) for key in keys] == [value.encode() for value in keys.values()]
+        assert client.cluster_keyslot("{foo}x") == 12182
+        assert all(client.delete(key) == 1 for key in keys)
+        client.disconnect_connection_pools()
+
+
 def test_asyncio(shared: Local) -> None:
     async def count(port: int) -> None:
         async with redis.asyncio.Redis(port=port, socket_timeout=TIMEOUT_S, protocol=2) as client:

@@ -7,8 +7,10 @@ use proptest::prelude::*;
 use psmr_core::command::{GroupId, GroupSet};
 use psmr_core::routing::Topology;
 use psmr_core::service::{Context, Partition, ReadContext, ReadOutcome, Replies, Slice};
-use psmr_services::kv::command::{Encoder, ExpireIf, Expiry, SetIf};
+use psmr_services::kv::command::{Aspect, Encoder, ExpireIf, Expiry, SetIf};
+use psmr_services::kv::fields::{Field, FieldAction, FieldStep, Overflow};
 use psmr_services::kv::reply::{split_reply, KvError, Reply, WriteReply};
+use psmr_services::kv::subsequence::Wanted;
 use psmr_services::kv::transaction::push_step;
 use psmr_services::kv::{Cursor, KvPartition};
 use psmr_services::resp::Limits;
@@ -22,6 +24,12 @@ fn encoded(write: impl FnOnce(Encoder<'_>)) -> Vec<u8> {
 
 fn set(key: &[u8], value: &[u8], expiry: Expiry) -> Vec<u8> {
     encoded(|e| e.set(key, value, expiry, SetIf::Always, false))
+}
+
+/// Sets a bit by way of a field.
+fn set_field(key: &[u8]) -> Vec<u8> {
+    let field = Field { is_signed: false, bits: 1, offset: 9 };
+    encoded(|e| e.bit_fields(key, &[FieldStep { field, action: FieldAction::Set(1), overflow: Overflow::Wrap }]))
 }
 
 fn only(reply: &[u8]) -> Reply<'_> {
@@ -351,6 +359,7 @@ fn a_command_outside_its_groups_changes_nothing() {
         encoded(|e| e.delete(2, keys.into_iter())),
         encoded(|e| e.exists(2, keys.into_iter())),
         encoded(|e| e.get_many(2, keys.into_iter())),
+        encoded(|e| e.subsequence(&mine, &foreign, Wanted::Bytes)),
         encoded(|e| e.size()),
         encoded(|e| e.clear()),
     ] {
@@ -365,7 +374,13 @@ fn a_command_outside_its_groups_changes_nothing() {
             assert_eq!(engine.snapshots(), before);
         }
     }
-    for payload in [set(&foreign, b"v", Expiry::Never), encoded(|e| e.increment(&foreign, 1)), encoded(|e| e.get(&foreign))] {
+    for payload in [
+        set(&foreign, b"v", Expiry::Never),
+        encoded(|e| e.increment(&foreign, 1)),
+        encoded(|e| e.get(&foreign)),
+        set_field(&foreign),
+        encoded(|e| e.describe(&foreign, Aspect::Bytes)),
+    ] {
         let mut reply = Vec::new();
         engine.ordered(gamma, false, &payload, &mut reply);
         assert_eq!(only(&reply), Reply::Error(KvError::OutsideGamma));
@@ -391,8 +406,11 @@ fn a_read_that_is_a_write_changes_nothing() {
     engine.ordered(engine.topology.all(), true, &encoded(|e| e.clear()), &mut reply);
     assert_eq!(only(&reply), Reply::Error(KvError::Malformed));
     reply.clear();
-    engine.read(group, &payload, &mut reply);
-    assert_eq!(only(&reply), Reply::Error(KvError::Malformed));
+    for payload in [payload, set_field(b"k")] {
+        engine.read(group, &payload, &mut reply);
+        assert_eq!(only(&reply), Reply::Error(KvError::Malformed));
+        reply.clear();
+    }
     assert_eq!(engine.snapshots(), Engine::new(2).snapshots());
 }
 
@@ -416,6 +434,9 @@ fn a_read_asks_for_the_time_only_where_it_matters() {
         encoded(|e| e.get_many(2, keys.into_iter())),
         encoded(|e| e.scan(0, 100, b"*")),
         encoded(|e| e.size()),
+        encoded(|e| e.subsequence(b"plain", b"timed", Wanted::Length)),
+        encoded(|e| e.describe(b"timed", Aspect::Encoding)),
+        encoded(|e| e.bit_fields(b"timed", &[])),
     ];
     for payload in &gets {
         assert!(!asks(payload, 900) && !asks(payload, 1499), "not due by the wall clock");

@@ -60,6 +60,13 @@ fn commands_go_the_cheapest_way() {
         ("EXISTS {t}a {t}b", 0, 0, 1),
         ("MSET a 1 b 2 c 3", 0, 1, 0),
         ("MGET a b c", 0, 1, 0),
+        ("LCS {t}a {t}b", 0, 0, 1),
+        ("LCS a c", 0, 1, 0),
+        ("BITFIELD k GET u8 0", 0, 0, 1),
+        ("BITFIELD k SET u8 0 1", 1, 0, 0),
+        ("OBJECT ENCODING k", 0, 0, 1),
+        ("DUMP k", 0, 0, 1),
+        ("CLUSTER SLOTS", 0, 0, 0),
         ("DBSIZE", 0, 1, 0),
         ("SCAN 0", 0, 0, 1),
         ("FLUSHALL", 0, 1, 0),
@@ -275,6 +282,64 @@ fn clients_are_listed_as_they_call_themselves() {
     assert_eq!(connection.words("CLIENT LIST ID 7"), connection.words("CLIENT INFO"));
     assert_eq!(connection.gateway.info().name, "worker-1");
     assert_eq!(connection.gateway.info().library_version, "5.0.1");
+}
+
+#[test]
+fn a_client_of_redis_cluster_finds_all_slots_here() {
+    let mut connection = Connection::new(7);
+    let id = format!("{:040x}", 1);
+    assert_eq!(connection.words("CLUSTER MYID"), format!("$40\r\n{id}\r\n"));
+    let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*4\r\n$0\r\n\r\n:7379\r\n$40\r\n{id}\r\n*0\r\n");
+    assert_eq!(connection.words("CLUSTER SLOTS"), slots);
+    let line = format!("{id} :7379@0 myself,master - 0 0 0 connected 0-16383\n");
+    assert_eq!(connection.words("CLUSTER NODES"), format!("${}\r\n{line}\r\n", line.len()));
+    assert!(connection.words("CLUSTER INFO").contains("cluster_state:ok\r\ncluster_slots_assigned:16384\r\n"));
+    let shards = connection.words("CLUSTER SHARDS");
+    assert!(shards.starts_with("*1\r\n*4\r\n$5\r\nslots\r\n*2\r\n:0\r\n:16383\r\n$5\r\nnodes\r\n*1\r\n*14\r\n"), "{shards}");
+    assert_eq!(connection.words("CLUSTER KEYSLOT {foo}x"), ":12182\r\n");
+    assert!(connection.words("CLUSTER COUNTKEYSINSLOT 1").starts_with("-ERR unknown subcommand"));
+}
+
+#[test]
+fn what_is_told_about_a_value_follows_from_the_value() {
+    let mut connection = Connection::new(7);
+    for (value, encoding, bytes) in [("-12", "int", 56), ("1.5", "embstr", 56), (&"x".repeat(45), "raw", 101)] {
+        connection.words(&format!("SET k {value}"));
+        assert_eq!(connection.words("OBJECT ENCODING k"), format!("${}\r\n{encoding}\r\n", encoding.len()));
+        assert_eq!(connection.words("MEMORY USAGE k SAMPLES 0"), format!(":{bytes}\r\n"));
+    }
+    connection.words("PEXPIRE k 1000");
+    assert_eq!(connection.words("MEMORY USAGE k"), ":125\r\n");
+    assert_eq!(
+        (connection.words("OBJECT REFCOUNT k"), connection.words("OBJECT IDLETIME k")),
+        (":1\r\n".into(), ":0\r\n".into())
+    );
+    assert_eq!(connection.words("OBJECT HELP").matches("\r\n+").count(), 11);
+}
+
+#[test]
+fn what_was_answered_is_on_disk() {
+    let mut connection = Connection::new(7);
+    assert_eq!(connection.words("WAITAOF 1 2 0"), "*2\r\n:1\r\n:1\r\n");
+    for (words, error) in [
+        ("WAITAOF 2 0 0", "ERR value is out of range, value must between 0 and 1"),
+        ("WAITAOF 0 -1 0", "ERR value is out of range, must be positive"),
+        ("WAITAOF 0 x 0", "ERR value is not an integer or out of range"),
+        ("WAITAOF 0 0 -1", "ERR timeout is negative"),
+    ] {
+        assert_eq!(connection.words(words), format!("-{error}\r\n"));
+    }
+}
+
+#[test]
+fn a_client_that_keeps_no_keys_may_ask_for_nothing_else() {
+    let mut connection = Connection::new(7);
+    assert_eq!(connection.words("CLIENT TRACKING off"), "+OK\r\n");
+    assert!(connection.words("CLIENT TRACKING ON BCAST").starts_with("-ERR tracking of keys is not supported"));
+    assert_eq!(connection.words("CLIENT NO-TOUCH on"), "+OK\r\n");
+    let listed = connection.words("COMMAND LIST");
+    assert!(listed.contains("\r\nget\r\n") && listed.contains("\r\nclient|no-touch\r\n"));
+    assert_eq!(connection.words("COMMAND LIST FILTERBY ACLCAT transaction").matches('$').count(), 5);
 }
 
 #[test]

@@ -30,6 +30,15 @@ impl Key {
         })
     }
 
+    /// What a key of this length takes beside itself.
+    pub fn heap_bytes(length: usize) -> usize {
+        if length <= KEY_INLINE {
+            0
+        } else {
+            length
+        }
+    }
+
     /// The key's bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
@@ -93,6 +102,15 @@ impl Value {
             ValueForm::Inline { length, bytes } => &bytes[..usize::from(*length).min(VALUE_INLINE)],
             ValueForm::Heap(bytes) => bytes,
             ValueForm::Timed(timed) => timed.1.bytes(),
+        }
+    }
+
+    /// What it takes beside itself, by its length: replicas tell the same, whatever room they have.
+    pub fn heap_bytes(&self) -> usize {
+        match &self.0 {
+            ValueForm::Inline { .. } => 0,
+            ValueForm::Heap(bytes) => bytes.len(),
+            ValueForm::Timed(timed) => size_of::<(u64, Value)>() + timed.1.heap_bytes(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Commands of the key-value service as bytes: what is in the log. One byte says which, the rest are its fields; lengths
 //! and counts take one byte up to 127.
 
+use super::fields::{FieldStep, FieldSteps};
 use super::range::Bounds;
 use super::reply::KvError;
+use super::subsequence::Wanted;
 use super::transaction::{self, Transaction};
 use std::fmt;
 
@@ -120,6 +122,12 @@ pub enum Operation<'a> {
     Combine { kind: BitwiseKind, keys: Items<'a> },
     /// Adds to the number with a fraction that a key's value is in decimal; the reply is the sum.
     IncrementFloat { key: &'a [u8], delta: &'a [u8] },
+    /// Reads and changes integers in a value's bits, in turn; the reply is a list, with null where a number did not fit.
+    BitFields { key: &'a [u8], steps: FieldSteps<'a> },
+    /// The longest string whose bytes are in the values of both keys in this order; a missing key has an empty value.
+    Subsequence { one: &'a [u8], other: &'a [u8], wanted: Wanted },
+    /// Something about a key's value that is not the value, or null if it is not there.
+    Describe { key: &'a [u8], aspect: Aspect },
     /// A read that cannot be executed: an error if the key is there, else this number or null.
     Refuse { key: &'a [u8], kind: u8, otherwise: Option<i8> },
     /// Keys of one group from a position on: the reply is a list of the next position and a list of keys that match.
@@ -167,6 +175,24 @@ pub enum BitwiseKind {
 impl BitwiseKind {
     /// All of them; the place is how a command says which.
     pub const ALL: [BitwiseKind; 4] = [BitwiseKind::And, BitwiseKind::Or, BitwiseKind::Xor, BitwiseKind::Not];
+}
+
+/// What there is to tell about a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aspect {
+    /// How Redis would hold it, in a word.
+    Encoding,
+    /// How many keys share it: none but its own.
+    References,
+    /// Since when nobody has used it, as far as is known: 0, as reads leave no trace.
+    IdleSeconds,
+    /// What it takes in memory, the key included.
+    Bytes,
+}
+
+impl Aspect {
+    /// All of them; the place is how a command says which.
+    pub const ALL: [Aspect; 4] = [Aspect::Encoding, Aspect::References, Aspect::IdleSeconds, Aspect::Bytes];
 }
 
 /// A list of strings in a command.
@@ -246,6 +272,9 @@ const TYPE: u8 = 27;
 const FIND_BIT: u8 = 28;
 const COMBINE: u8 = 29;
 const INCREMENT_FLOAT: u8 = 30;
+const DESCRIBE: u8 = 31;
+const BIT_FIELDS: u8 = 32;
+const SUBSEQUENCE: u8 = 33;
 const VERSIONS: u8 = 128;
 const TRANSACTION: u8 = 129;
 const IF_EQUAL: u8 = 130;
@@ -261,9 +290,13 @@ const BRIEF_BYTES_MAX: usize = 4 << 10;
 pub fn is_brief(bytes: &[u8]) -> bool {
     match bytes.first() {
         Some(&(GET | SET | INCREMENT | APPEND | LENGTH | EXPIRE | TIME_TO_LIVE | PERSIST)) => true,
-        Some(&(TAKE | GET_EXPIRE | PART | EXPIRE_TIME | GET_BIT | REFUSE | TYPE | IF_EQUAL)) => true,
+        Some(&(TAKE | GET_EXPIRE | PART | EXPIRE_TIME | GET_BIT | REFUSE | TYPE | DESCRIBE | IF_EQUAL)) => true,
         Some(&(DELETE | EXISTS | GET_MANY | SET_MANY | SET_MANY_ABSENT)) => bytes.len() <= BRIEF_BYTES_MAX,
         Some(&VERSIONS) => bytes.len() <= BRIEF_BYTES_MAX,
+        Some(&BIT_FIELDS) if bytes.len() <= BRIEF_BYTES_MAX => match Operation::decode(bytes) {
+            Some(Operation::BitFields { steps, .. }) => steps.written_bytes() <= BRIEF_BYTES_MAX,
+            _ => false,
+        },
         Some(&TRANSACTION) if bytes.len() <= BRIEF_BYTES_MAX => {
             Transaction::decode(&bytes[1..]).is_some_and(|transaction| transaction.steps().all(|step| is_brief(step.command)))
         }
@@ -308,6 +341,8 @@ impl<'a> Operation<'a> {
             | Operation::CountBits { key, .. }
             | Operation::FindBit { key, .. }
             | Operation::IncrementFloat { key, .. }
+            | Operation::BitFields { key, .. }
+            | Operation::Describe { key, .. }
             | Operation::Refuse { key, .. } => Some(key),
             _ => None,
         }
@@ -434,6 +469,22 @@ impl<'a> Operation<'a> {
             INCREMENT_FLOAT => {
                 let (key, delta) = split_string(rest)?;
                 Operation::IncrementFloat { key, delta }
+            }
+            BIT_FIELDS => {
+                let (key, rest) = split_string(rest)?;
+                Operation::BitFields { key, steps: FieldSteps::decode(rest)? }
+            }
+            SUBSEQUENCE => {
+                let (kind, rest) = rest.split_first()?;
+                let (length_min, rest) = split_varint(rest)?;
+                let (one, other) = split_string(rest)?;
+                let places = |with_lengths| Wanted::Places { length_min, with_lengths };
+                let wanted = [Wanted::Bytes, Wanted::Length, places(false), places(true)];
+                Operation::Subsequence { one, other, wanted: *wanted.get(usize::from(*kind))? }
+            }
+            DESCRIBE => {
+                let (aspect, key) = rest.split_first()?;
+                Operation::Describe { key, aspect: *Aspect::ALL.get(usize::from(*aspect))? }
             }
             REFUSE => {
                 let [kind, is_number @ (0 | 1), number, key @ ..] = rest else { return None };
@@ -589,6 +640,15 @@ mod tests {
             let Some(Operation::Combine { kind: found, keys }) = Operation::decode(&bytes) else { panic!("no keys") };
             assert_eq!((found, keys.collect::<Vec<_>>()), (kind, vec![key, &long[..]]));
         }
+        let places = |with_lengths| Wanted::Places { length_min: 300, with_lengths };
+        for wanted in [Wanted::Bytes, Wanted::Length, places(false), places(true)] {
+            let bytes = encoded(|e| e.subsequence(key, &long, wanted));
+            assert_eq!(Operation::decode(&bytes), Some(Operation::Subsequence { one: key, other: &long, wanted }));
+        }
+        for aspect in Aspect::ALL {
+            let bytes = encoded(|e| e.describe(key, aspect));
+            assert_eq!(Operation::decode(&bytes), Some(Operation::Describe { key, aspect }));
+        }
         for otherwise in [None, Some(0), Some(-1)] {
             let bytes = encoded(|e| e.refuse(key, KvError::Syntax, otherwise));
             assert_eq!(Operation::decode(&bytes), Some(Operation::Refuse { key, kind: KvError::Syntax as u8, otherwise }));
@@ -601,7 +661,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, code in 0..34u8) {
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, code in 0..40u8) {
             let mut bytes = bytes;
             bytes.insert(0, code);
             if let Some(Operation::Delete { keys } | Operation::SetMany { pairs: keys }) = Operation::decode(&bytes) {

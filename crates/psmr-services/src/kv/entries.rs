@@ -50,6 +50,11 @@ impl Default for Entries {
     }
 }
 
+/// The bytes of memory that an entry takes, without what an allocation has beyond what was asked for.
+pub fn entry_bytes(key: &[u8], value: &Value) -> usize {
+    size_of::<Entry>() + Key::heap_bytes(key.len()) + value.heap_bytes()
+}
+
 fn leaves(bits: u32) -> Vec<Leaf> {
     (0..1 << bits).map(|_| Leaf::new()).collect()
 }

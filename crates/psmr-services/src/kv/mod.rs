@@ -11,7 +11,9 @@
 pub mod bytes;
 pub mod command;
 pub mod entries;
+pub mod fields;
 pub mod reply;
+pub mod subsequence;
 pub mod transaction;
 
 mod bits;
@@ -102,6 +104,10 @@ fn execute(handles: &mut Handles<'_>, command: Command<'_>, now_ms: u64, out: &m
                 out.integer(partition_of(handles, key)?.version(key, now_ms) as i64);
                 Ok(())
             })
+        }
+        Operation::Subsequence { one, other, wanted } => {
+            let one = partition_of(handles, one)?.value(one, now_ms).to_vec();
+            subsequence::write(&one, partition_of(handles, other)?.value(other, now_ms), wanted, out)
         }
         Operation::Transaction(transaction) => transact(handles, &transaction, command, now_ms, out),
         _ if command.read => Err(KvError::Malformed),

@@ -252,6 +252,7 @@ impl KvPartition {
             | Operation::Combine { .. }
             | Operation::IncrementFloat { .. }
             | Operation::SetBit { .. } => self.write_string(operation, now_ms, out)?,
+            Operation::BitFields { steps, .. } if steps.written_bytes() > 0 => self.write_string(operation, now_ms, out)?,
             Operation::Clear => {
                 if self.topology.groups != 1 {
                     return Err(KvError::OutsideGamma);
@@ -309,7 +310,10 @@ impl KvPartition {
         let (keep, expires_ms) = expiry;
         let expires_ms = match expires_ms {
             Some(ms) if ms <= now_ms as i64 => {
-                self.store.remove(hash, key);
+                // It was there for a moment: whoever watches it must see a change.
+                if !self.store.remove(hash, key) {
+                    self.store.mark_gone(hash);
+                }
                 return;
             }
             Some(ms) => Some(ms as u64),
@@ -408,10 +412,13 @@ impl KvPartition {
             | Operation::GetBit { key, .. }
             | Operation::CountBits { key, .. }
             | Operation::FindBit { key, .. }
+            | Operation::BitFields { key, .. }
+            | Operation::Describe { key, .. }
             | Operation::Refuse { key, .. } => self.hash_of(key).is_err(),
             Operation::Exists { keys } | Operation::GetMany { keys } | Operation::Versions { keys } => {
                 self.check_keys(keys).is_err()
             }
+            Operation::Subsequence { one, other, .. } => self.check_keys([one, other].into_iter()).is_err(),
             Operation::Transaction(transaction) => self.check_keys(transaction.watched().map(|(key, _)| key)).is_err(),
             _ => false,
         };
@@ -458,6 +465,9 @@ impl KvPartition {
             | Operation::GetBit { .. }
             | Operation::CountBits { .. }
             | Operation::FindBit { .. }
+            | Operation::BitFields { .. }
+            | Operation::Subsequence { .. }
+            | Operation::Describe { .. }
             | Operation::Refuse { .. } => self.read_string(operation, time, out)?,
             Operation::Scan { position, count, pattern } => self.scan(position, count, pattern, time, out)?,
             _ => return Ok(false),

@@ -8,6 +8,7 @@
 //!       | 4, count u32, reply...     a list
 //!       | 5, kind u8                 an error
 //!       | 6, length u8, bytes        a word of the service, not of a client
+//!       | 7, count u32, (reply, reply)...    a map
 //! ```
 //! All numbers are little-endian.
 
@@ -35,11 +36,15 @@ pub enum KvError {
     NotAFloat = 9,
     /// The sum is no number, or infinite.
     NoSum = 10,
+    /// How often a key is used is not counted.
+    NotCounted = 11,
+    /// Two strings are too long to be compared with each other.
+    TableTooLong = 12,
 }
 
 impl KvError {
     /// All of them.
-    pub const ALL: [KvError; 10] = [
+    pub const ALL: [KvError; 12] = [
         KvError::NotAnInteger,
         KvError::Overflow,
         KvError::TooLong,
@@ -50,6 +55,8 @@ impl KvError {
         KvError::Syntax,
         KvError::NotAFloat,
         KvError::NoSum,
+        KvError::NotCounted,
+        KvError::TableTooLong,
     ];
 }
 
@@ -60,6 +67,7 @@ const BYTES: u8 = 3;
 const LIST: u8 = 4;
 const ERROR: u8 = 5;
 const WORD: u8 = 6;
+const MAP: u8 = 7;
 
 /// Appends replies to a buffer.
 pub trait WriteReply {
@@ -73,6 +81,8 @@ pub trait WriteReply {
     fn string(&mut self, value: &[u8]);
     /// The head of a list: `count` replies follow.
     fn list(&mut self, count: usize);
+    /// The head of a map: `count` keys and values follow, in turn.
+    fn map(&mut self, count: usize);
     /// An error.
     fn error(&mut self, kind: KvError);
     /// A word, which is short.
@@ -108,6 +118,11 @@ impl WriteReply for Vec<u8> {
         self.extend_from_slice(&(count as u32).to_le_bytes());
     }
 
+    fn map(&mut self, count: usize) {
+        self.push(MAP);
+        self.extend_from_slice(&(count as u32).to_le_bytes());
+    }
+
     fn error(&mut self, kind: KvError) {
         self.push(ERROR);
         self.push(kind as u8);
@@ -133,6 +148,8 @@ pub enum Reply<'a> {
     String(&'a [u8]),
     /// A list: so many replies follow.
     List(usize),
+    /// A map: so many keys and values follow, in turn.
+    Map(usize),
     /// An error.
     Error(KvError),
     /// A word of the service.
@@ -155,9 +172,10 @@ pub fn split_reply(bytes: &[u8]) -> Option<(Reply<'_>, &[u8])> {
             let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
             Some((Reply::String(value), rest))
         }
-        LIST => {
+        LIST | MAP => {
             let (count, rest) = rest.split_first_chunk()?;
-            Some((Reply::List(u32::from_le_bytes(*count) as usize), rest))
+            let count = u32::from_le_bytes(*count) as usize;
+            Some((if *tag == MAP { Reply::Map(count) } else { Reply::List(count) }, rest))
         }
         ERROR => {
             let (kind, rest) = rest.split_first()?;
@@ -177,7 +195,11 @@ pub fn skip_reply(bytes: &[u8]) -> Option<&[u8]> {
     let (mut rest, mut left) = (bytes, 1usize);
     while left > 0 {
         let (reply, after) = split_reply(rest)?;
-        left += if let Reply::List(count) = reply { count } else { 0 };
+        left += match reply {
+            Reply::List(count) => count,
+            Reply::Map(count) => 2 * count,
+            _ => 0,
+        };
         left -= 1;
         rest = after;
     }
@@ -190,7 +212,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_split_or_refused(tags in proptest::collection::vec(0u8..8, 0..4), bytes: Vec<u8>) {
+        fn any_bytes_are_split_or_refused(tags in proptest::collection::vec(0u8..9, 0..4), bytes: Vec<u8>) {
             let input = [tags, bytes].concat();
             let mut rest = &input[..];
             while let Some((_, after)) = split_reply(rest) {
@@ -198,6 +220,18 @@ mod tests {
                 rest = after;
             }
         }
+    }
+
+    #[test]
+    fn a_map_is_passed_over_with_its_keys_and_values() {
+        let mut bytes = Vec::new();
+        bytes.map(2);
+        for number in 0..4 {
+            assert_eq!(skip_reply(&bytes), None);
+            bytes.integer(number);
+        }
+        bytes.null();
+        assert_eq!(skip_reply(&bytes).map(split_reply), Some(Some((Reply::Null, &[][..]))));
     }
 
     #[test]
@@ -209,9 +243,17 @@ mod tests {
         bytes.done();
         bytes.null();
         bytes.word("string");
+        bytes.map(3);
         KvError::ALL.into_iter().for_each(|kind| bytes.error(kind));
-        let mut expected =
-            vec![Reply::List(2), Reply::String(b"ab"), Reply::Integer(-7), Reply::Done, Reply::Null, Reply::Word(b"string")];
+        let mut expected = vec![
+            Reply::List(2),
+            Reply::String(b"ab"),
+            Reply::Integer(-7),
+            Reply::Done,
+            Reply::Null,
+            Reply::Word(b"string"),
+            Reply::Map(3),
+        ];
         expected.extend(KvError::ALL.map(Reply::Error));
         let (mut rest, mut found) = (&bytes[..], Vec::new());
         while let Some((reply, after)) = split_reply(rest) {

@@ -181,12 +181,17 @@ impl Store {
     /// Removes a key; whether it was there.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> bool {
         let Some((value, _)) = self.entries.remove(hash, key) else { return false };
-        self.changes += 1;
-        self.set_gone_version(hash, self.changes);
+        self.mark_gone(hash);
         if let Some(expires_ms) = value.expires_ms() {
             self.due_remove(expires_ms, hash, Key::new(key));
         }
         true
+    }
+
+    /// Counts a change after which a key is not there.
+    pub fn mark_gone(&mut self, hash: u64) {
+        self.changes += 1;
+        self.set_gone_version(hash, self.changes);
     }
 
     /// Sets or removes the expiry of a key that is there.

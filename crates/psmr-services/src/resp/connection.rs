@@ -1,5 +1,6 @@
 //! Commands that concern the connection alone: the replica answers them at once.
 
+use super::data::{NOT_AN_INTEGER, SYNTAX};
 use super::{shown, Request, RespGateway, REDIS_VERSION};
 use crate::kv::parse_integer;
 use psmr_core::gateway::Sink;
@@ -26,15 +27,48 @@ pub fn done(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
 
 /// Whatever was answered before is held by a majority: by this replica and so many others.
 pub fn wait(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
-    let number = |at: usize| parse_integer(request.argument(at));
-    match (number(1), number(2)) {
-        (Some(_), Some(timeout)) if timeout < 0 => gateway.answer_error(sink, b"ERR timeout is negative"),
-        (Some(_), Some(_)) => {
-            let others = i64::from(sink.node().replicas / 2);
-            gateway.answer(sink, |writer| writer.integer(others));
-        }
-        (None, _) => gateway.answer_error(sink, b"ERR value is not an integer or out of range"),
-        (_, None) => gateway.answer_error(sink, b"ERR timeout is not an integer or out of range"),
+    let others = i64::from(sink.node().replicas / 2);
+    let number = parse_integer(request.argument(1)).ok_or(NOT_AN_INTEGER);
+    match number.and_then(|_| check_timeout(request.argument(2))) {
+        Ok(()) => gateway.answer(sink, |writer| writer.integer(others)),
+        Err(text) => gateway.answer_error(sink, text),
+    }
+}
+
+/// As `wait`, of what is on disks; nothing is where there are none.
+pub fn wait_for_disk(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let (is_durable, others) = (sink.node().durability == "fsync", i64::from(sink.node().replicas / 2));
+    match check_wait_for_disk(request, is_durable) {
+        Ok(()) => gateway.answer(sink, |writer| {
+            writer.array(2);
+            writer.integer(i64::from(is_durable));
+            writer.integer(if is_durable { others } else { 0 });
+        }),
+        Err(text) => gateway.answer_error(sink, text),
+    }
+}
+
+fn check_wait_for_disk(request: &Request<'_>, is_durable: bool) -> Result<(), &'static [u8]> {
+    let number = |at: usize| parse_integer(request.argument(at)).ok_or(NOT_AN_INTEGER);
+    let own = number(1)?;
+    if !(0..=1).contains(&own) {
+        return Err(b"ERR value is out of range, value must between 0 and 1");
+    }
+    if number(2)? < 0 {
+        return Err(b"ERR value is out of range, must be positive");
+    }
+    check_timeout(request.argument(3))?;
+    if own == 1 && !is_durable {
+        return Err(b"ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.");
+    }
+    Ok(())
+}
+
+fn check_timeout(text: &[u8]) -> Result<(), &'static [u8]> {
+    match parse_integer(text) {
+        Some(timeout) if timeout < 0 => Err(b"ERR timeout is negative"),
+        Some(_) => Ok(()),
+        None => Err(b"ERR timeout is not an integer or out of range"),
     }
 }
 
@@ -117,7 +151,7 @@ fn client_name(name: &[u8]) -> Result<String, Vec<u8>> {
 
 pub fn select(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
     match parse_integer(request.argument(1)) {
-        None => gateway.answer_error(sink, b"ERR value is not an integer or out of range"),
+        None => gateway.answer_error(sink, NOT_AN_INTEGER),
         Some(number) if i32::try_from(number).is_err() => {
             let text = format!("ERR value is out of range, value must between {} and {}", i32::MIN, i32::MAX);
             gateway.answer_error(sink, text.as_bytes());
@@ -184,12 +218,43 @@ pub fn client_set_info(gateway: &mut RespGateway, request: &Request<'_>, sink: &
     gateway.answer(sink, |writer| writer.simple("OK"));
 }
 
-/// No client is ever evicted: there is nothing to set.
-pub fn client_no_evict(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+/// No client is ever evicted, and what it reads keeps no other key out: there is nothing to set.
+pub fn client_switch(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
     let mode = request.argument(2);
     if mode.eq_ignore_ascii_case(b"on") || mode.eq_ignore_ascii_case(b"off") {
         gateway.answer(sink, |writer| writer.simple("OK"));
     } else {
-        gateway.answer_error(sink, b"ERR syntax error");
+        gateway.answer_error(sink, SYNTAX);
     }
+}
+
+/// Nobody is told which keys change: tracking is off, and stays so.
+pub fn client_tracking(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let is = |at: usize, words: &[&str]| words.iter().any(|word| request.argument(at).eq_ignore_ascii_case(word.as_bytes()));
+    if !(3..request.count()).all(|at| is(at, &["bcast", "optin", "optout", "noloop"])) {
+        gateway.answer_error(sink, SYNTAX);
+    } else if is(2, &["off"]) {
+        gateway.answer(sink, |writer| writer.simple("OK"));
+    } else if is(2, &["on"]) {
+        gateway.answer_error(sink, b"ERR tracking of keys is not supported: turn the client's cache off");
+    } else {
+        gateway.answer_error(sink, SYNTAX);
+    }
+}
+
+pub fn client_tracking_info(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.answer(sink, |writer| {
+        writer.map(3);
+        writer.bulk(b"flags");
+        writer.set(1);
+        writer.bulk(b"off");
+        writer.bulk(b"redirect");
+        writer.integer(-1);
+        writer.bulk(b"prefixes");
+        writer.array(0);
+    });
+}
+
+pub fn client_get_redirection(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
+    gateway.answer(sink, |writer| writer.integer(-1));
 }

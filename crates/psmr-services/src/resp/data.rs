@@ -1,6 +1,6 @@
 //! Commands on keys: from RESP arguments to the service's commands.
 
-use super::{error_text, shown, Request, RespGateway};
+use super::{error_text, shown, Request, RespGateway, Way};
 use crate::kv::command::{ExpireIf, Expiry, SetIf};
 use crate::kv::range::Bounds;
 use crate::kv::reply::KvError;
@@ -188,7 +188,7 @@ fn expire_options(request: &Request<'_>) -> Result<ExpireIf, Refusal> {
 }
 
 pub fn time_to_live_seconds(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
-    gateway.read_in_seconds(request, sink, |encoder| encoder.time_to_live(request.argument(1)));
+    gateway.read_as(Way::InSeconds, request, sink, |encoder| encoder.time_to_live(request.argument(1)));
 }
 
 pub fn time_to_live_milliseconds(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {

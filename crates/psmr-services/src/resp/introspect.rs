@@ -1,5 +1,6 @@
-//! Commands that tell about the server: COMMAND, INFO, CONFIG GET, CLIENT LIST.
+//! Commands that tell about the server: COMMAND, INFO, CONFIG GET, CLIENT LIST, HELP of all containers.
 
+use super::data::SYNTAX;
 use super::table::{commands, find, find_subcommand, CommandSpec, KeyPositions, NO_KEYS};
 use super::write::Writer;
 use super::{shown, Request, RespGateway, REDIS_VERSION};
@@ -38,6 +39,91 @@ pub fn command_docs(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut
         (2..request.count()).filter_map(|at| find_full(request.argument(at))).collect()
     };
     gateway.answer(sink, |writer| write_docs(writer, &named));
+}
+
+pub fn command_list(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let is = |at: usize, word: &str| request.argument(at).eq_ignore_ascii_case(word.as_bytes());
+    let filter = match request.count() {
+        2 => ListFilter::All,
+        5 if is(2, "filterby") && is(3, "module") => ListFilter::Nothing,
+        5 if is(2, "filterby") && is(3, "aclcat") => ListFilter::Category(request.argument(4)),
+        5 if is(2, "filterby") && is(3, "pattern") => ListFilter::Pattern(request.argument(4).to_ascii_lowercase()),
+        _ => return gateway.answer_error(sink, SYNTAX),
+    };
+    let all = commands().iter().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands));
+    let found: Vec<&str> = all.filter(|spec| filter.takes(spec)).map(|spec| spec.name).collect();
+    gateway.answer(sink, |writer| {
+        writer.array(found.len());
+        found.iter().for_each(|name| writer.bulk(name.as_bytes()));
+    });
+}
+
+/// Which commands COMMAND LIST lists.
+enum ListFilter<'a> {
+    All,
+    /// Those of a module: there are no modules.
+    Nothing,
+    Category(&'a [u8]),
+    /// In lower case.
+    Pattern(Vec<u8>),
+}
+
+impl ListFilter<'_> {
+    fn takes(&self, spec: &CommandSpec) -> bool {
+        match self {
+            ListFilter::All => true,
+            ListFilter::Nothing => false,
+            ListFilter::Category(category) => {
+                spec.categories.split_whitespace().any(|own| own.as_bytes()[1..].eq_ignore_ascii_case(category))
+            }
+            ListFilter::Pattern(pattern) => glob::matches(pattern, spec.name.as_bytes()),
+        }
+    }
+}
+
+pub fn command_keys(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let asked: Vec<&[u8]> = (2..request.count()).map(|at| request.argument(at)).collect();
+    match keys_of(&asked) {
+        Ok(keys) => gateway.answer(sink, |writer| {
+            writer.array(keys.len());
+            keys.iter().for_each(|key| writer.bulk(key));
+        }),
+        Err(text) => gateway.answer_error(sink, text),
+    }
+}
+
+/// The keys of a command of these arguments, its name included.
+fn keys_of<'a>(arguments: &[&'a [u8]]) -> Result<Vec<&'a [u8]>, &'static [u8]> {
+    let spec = find(arguments[0]).and_then(|(_, spec)| match spec.subcommands {
+        [] => Some(spec),
+        _ => find_subcommand(spec, arguments[1]),
+    });
+    let spec = spec.ok_or(&b"ERR Invalid command specified"[..])?;
+    if spec.keys == NO_KEYS {
+        return Err(b"ERR The command has no key arguments");
+    }
+    if !spec.takes(arguments.len()) {
+        return Err(b"ERR Invalid number of arguments specified for command");
+    }
+    if spec.has_counted_keys() {
+        let (count, keys) = (parse_integer(arguments[2]), &arguments[3..]);
+        let count = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count <= keys.len());
+        return Ok(keys[..count.unwrap_or(0)].to_vec());
+    }
+    Ok(spec.key_places(arguments.len()).map(|at| arguments[at]).collect())
+}
+
+pub fn help(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let container = &commands()[request.command];
+    gateway.answer(sink, |writer| {
+        let name = container.name.to_ascii_uppercase();
+        writer.array(1 + 2 * container.subcommands.len());
+        writer.simple(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+        for spec in container.subcommands {
+            writer.simple(&spec.own_name().to_ascii_uppercase());
+            writer.simple(&format!("    {}", spec.summary));
+        }
+    });
 }
 
 /// A command or, as `client|id`, a subcommand.
@@ -82,6 +168,7 @@ fn write_key_specs(writer: &mut Writer<'_>, spec: &CommandSpec) {
     }
     let note = match spec.name {
         "set" => Some("RW and ACCESS due to the optional `GET` argument"),
+        "bitfield" => Some("This command allows both access and modification of the key"),
         "getex" => Some("RW and UPDATE because it changes the TTL"),
         _ => None,
     };
@@ -231,7 +318,7 @@ fn select_clients(mut clients: Vec<ClientInfo>, request: &Request<'_>) -> Result
             clients.retain(|client| ids.contains(&(client.id as i64)));
             Ok(clients)
         }
-        _ => Err(b"ERR syntax error".to_vec()),
+        _ => Err(SYNTAX.to_vec()),
     }
 }
 

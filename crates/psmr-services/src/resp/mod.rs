@@ -2,13 +2,17 @@
 //! Replies and error texts are those of redis-server 7.0.15.
 //!
 //! The way of a request: `parse` finds its arguments in the input, [`table`] says what it is, how many arguments it takes
-//! and where its keys are; from the keys follows γ; its handler (`data`, `connection`, `introspect`) encodes the
+//! and where its keys are; from the keys follows γ; its handler (in `data`, `connection`, `introspect`, ...) encodes the
 //! service's command or answers. The service's reply comes back with a tag that says how to write it.
 
 pub mod client;
+mod cluster;
 mod connection;
 mod counts;
 mod data;
+mod diagnostics;
+mod dump;
+mod fields;
 mod introspect;
 mod parse;
 mod script;
@@ -24,6 +28,7 @@ pub use table::{commands, dependency, explain, CommandInfo, Dependency};
 use crate::kv::command::Encoder;
 use crate::kv::place_of;
 use crate::kv::reply::{split_reply, KvError, Reply};
+use dump::Flaw;
 use parse::{Parsed, Parser, Span};
 use psmr_core::command::GroupSet;
 use psmr_core::config::COMMAND_BYTES_MAX;
@@ -120,19 +125,60 @@ pub struct RespGateway {
 #[derive(Clone, Copy)]
 struct Form {
     is_resp3: bool,
-    /// The number is in milliseconds and is wanted in seconds.
-    is_in_seconds: bool,
+    way: Way,
     /// The command's place in the table.
     command: usize,
 }
 
-impl Form {
-    fn tag(self) -> u32 {
-        u32::from(self.is_resp3) | u32::from(self.is_in_seconds) << 1 | (self.command as u32) << 2
+/// What is made of the service's reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It is written as it is.
+    Plain,
+    /// The number is in milliseconds and is wanted in seconds.
+    InSeconds,
+    /// The string is wanted as a dump.
+    Dumped,
+    /// It says whether the string of a dump was set.
+    Restored,
+    /// It says whether the key is there; if it is not, this is the reason why it was not restored.
+    NotRestored(Flaw),
+}
+
+impl Way {
+    const BITS: u32 = 4;
+
+    fn code(self) -> u32 {
+        match self {
+            Way::Plain => 0,
+            Way::InSeconds => 1,
+            Way::Dumped => 2,
+            Way::Restored => 3,
+            Way::NotRestored(flaw) => 4 + flaw as u32,
+        }
     }
 
+    fn of_code(code: u32) -> Way {
+        match code {
+            1 => Way::InSeconds,
+            2 => Way::Dumped,
+            3 => Way::Restored,
+            4.. => Flaw::ALL.get(code as usize - 4).map_or(Way::Plain, |flaw| Way::NotRestored(*flaw)),
+            _ => Way::Plain,
+        }
+    }
+}
+
+impl Form {
+    #[inline]
+    fn tag(self) -> u32 {
+        u32::from(self.is_resp3) | self.way.code() << 1 | (self.command as u32) << (1 + Way::BITS)
+    }
+
+    #[inline]
     fn of_tag(tag: u32) -> Form {
-        Form { is_resp3: tag & 1 != 0, is_in_seconds: tag & 2 != 0, command: (tag >> 2) as usize }
+        let way = Way::of_code(tag >> 1 & ((1 << Way::BITS) - 1));
+        Form { is_resp3: tag & 1 != 0, way, command: (tag >> (1 + Way::BITS)) as usize }
     }
 }
 
@@ -184,20 +230,7 @@ impl Gateway for RespGateway {
             let Some((reply, after)) = split_reply(rest) else {
                 return writer.error(b"ERR internal error: the service's reply is malformed");
             };
-            match reply {
-                Reply::Done => writer.out.extend_from_slice(b"+OK\r\n"),
-                Reply::Null => writer.null(),
-                Reply::Integer(ms) if form.is_in_seconds && ms >= 0 => writer.integer((ms + 500) / 1000),
-                Reply::Integer(value) => writer.integer(value),
-                Reply::String(value) => writer.bulk(value),
-                Reply::List(count) => writer.array(count),
-                Reply::Error(kind) => writer.error(&error_text(kind, form.command)),
-                Reply::Word(word) => {
-                    writer.out.push(b'+');
-                    writer.out.extend_from_slice(word);
-                    writer.out.extend_from_slice(b"\r\n");
-                }
-            }
+            write_reply(&mut writer, reply, form);
             rest = after;
             if rest.is_empty() {
                 return;
@@ -232,6 +265,30 @@ impl Gateway for RespGateway {
     }
 }
 
+/// Writes a reply of the service, or the head of one.
+#[inline]
+fn write_reply(writer: &mut Writer<'_>, reply: Reply<'_>, form: Form) {
+    match (reply, form.way) {
+        (Reply::Integer(ms @ 0..), Way::InSeconds) => writer.integer((ms + 500) / 1000),
+        (Reply::String(value), Way::Dumped) => writer.bulk(&dump::write(value)),
+        (Reply::Null, Way::Restored) => writer.error(dump::BUSY),
+        (Reply::Integer(0), Way::NotRestored(flaw)) => writer.error(flaw.text()),
+        (Reply::Integer(_), Way::NotRestored(_)) => writer.error(dump::BUSY),
+        (Reply::Done, _) => writer.out.extend_from_slice(b"+OK\r\n"),
+        (Reply::Null, _) => writer.null(),
+        (Reply::Integer(value), _) => writer.integer(value),
+        (Reply::String(value), _) => writer.bulk(value),
+        (Reply::List(count), _) => writer.array(count),
+        (Reply::Map(count), _) => writer.map(count),
+        (Reply::Error(kind), _) => writer.error(&error_text(kind, form.command)),
+        (Reply::Word(word), _) => {
+            writer.out.push(b'+');
+            writer.out.extend_from_slice(word);
+            writer.out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
 fn too_long(most: usize) -> Vec<u8> {
     format!("ERR command longer than {most} bytes").into_bytes()
 }
@@ -247,6 +304,12 @@ fn error_text(kind: KvError, command: usize) -> Vec<u8> {
         KvError::Syntax => data::SYNTAX.to_vec(),
         KvError::NotAFloat => b"ERR value is not a valid float".to_vec(),
         KvError::NoSum => b"ERR increment would produce NaN or Infinity".to_vec(),
+        KvError::TableTooLong => b"ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len".to_vec(),
+        KvError::NotCounted => {
+            b"ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching \
+              between policies at runtime LRU and LFU data will take some time to adjust."
+                .to_vec()
+        }
         KvError::Malformed => b"ERR internal error: the command is malformed".to_vec(),
     }
 }
@@ -393,7 +456,12 @@ impl RespGateway {
     /// Multicasts a write to γ.
     #[inline]
     fn write(&mut self, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
-        let tag = self.form(request, false).tag();
+        self.write_as(Way::Plain, request, sink, encode);
+    }
+
+    #[inline]
+    fn write_as(&mut self, way: Way, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
+        let tag = self.form(request, way).tag();
         self.scratch.clear();
         encode(Encoder(&mut self.scratch));
         sink.ordered(request.gamma, false, tag, &self.scratch);
@@ -403,16 +471,12 @@ impl RespGateway {
     /// Reads: where γ is one group, in that group without order; else in the order of all of γ.
     #[inline]
     fn read(&mut self, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
-        self.read_as(self.form(request, false), request, sink, encode);
-    }
-
-    /// As `read`; the number that is the reply is in milliseconds and is wanted in seconds.
-    fn read_in_seconds(&mut self, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
-        self.read_as(self.form(request, true), request, sink, encode);
+        self.read_as(Way::Plain, request, sink, encode);
     }
 
     #[inline]
-    fn read_as(&mut self, form: Form, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
+    fn read_as(&mut self, way: Way, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
+        let form = self.form(request, way);
         self.scratch.clear();
         encode(Encoder(&mut self.scratch));
         match request.gamma.lowest() {
@@ -423,8 +487,8 @@ impl RespGateway {
     }
 
     #[inline]
-    fn form(&self, request: &Request<'_>, is_in_seconds: bool) -> Form {
-        Form { is_resp3: self.is_resp3, is_in_seconds, command: request.command }
+    fn form(&self, request: &Request<'_>, way: Way) -> Form {
+        Form { is_resp3: self.is_resp3, way, command: request.command }
     }
 }
 

@@ -1,10 +1,11 @@
 //! More commands on keys: those that look into values, or do two things to a key at once.
 
 use super::data::{self, expire_time_error, TimeOption, NOT_AN_INTEGER, SYNTAX};
-use super::{Request, RespGateway};
+use super::{Request, RespGateway, Way};
 use crate::kv::command::{BitRange, BitwiseKind, Expiry, SetIf};
 use crate::kv::parse_integer;
 use crate::kv::reply::KvError;
+use crate::kv::subsequence::Wanted;
 use psmr_core::gateway::Sink;
 
 /// Bits of the longest string that Redis takes.
@@ -102,7 +103,7 @@ pub fn expire_at_milliseconds(gateway: &mut RespGateway, request: &Request<'_>, 
 }
 
 pub fn expire_time_seconds(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
-    gateway.read_in_seconds(request, sink, |encoder| encoder.expire_time(request.argument(1)));
+    gateway.read_as(Way::InSeconds, request, sink, |encoder| encoder.expire_time(request.argument(1)));
 }
 
 pub fn expire_time_milliseconds(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
@@ -144,9 +145,9 @@ pub fn copy(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sin
     gateway.write(request, sink, |encoder| encoder.relocate(source, target, true, !replaces, true));
 }
 
-/// The place of a bit, if a string can have it.
-fn bit_offset(text: &[u8]) -> Result<u64, &'static [u8]> {
-    let offset = parse_integer(text).filter(|offset| (0..BITS_MAX).contains(offset));
+/// The place of a bit, if a string can have it. `unit`: the number counts so many bits.
+pub fn bit_offset(text: &[u8], unit: i64) -> Result<u64, &'static [u8]> {
+    let offset = parse_integer(text).map(|offset| offset.wrapping_mul(unit)).filter(|offset| (0..BITS_MAX).contains(offset));
     offset.map(|offset| offset as u64).ok_or(b"ERR bit offset is not an integer or out of range")
 }
 
@@ -156,14 +157,14 @@ pub fn set_bit(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn 
         Some(1) => Ok(true),
         _ => Err(&b"ERR bit is not an integer or out of range"[..]),
     };
-    match bit_offset(request.argument(2)).and_then(|offset| Ok((offset, bit?))) {
+    match bit_offset(request.argument(2), 1).and_then(|offset| Ok((offset, bit?))) {
         Ok((offset, bit)) => gateway.write(request, sink, |encoder| encoder.set_bit(request.argument(1), offset, bit)),
         Err(text) => gateway.answer_error(sink, text),
     }
 }
 
 pub fn get_bit(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
-    match bit_offset(request.argument(2)) {
+    match bit_offset(request.argument(2), 1) {
         Ok(offset) => gateway.read(request, sink, |encoder| encoder.get_bit(request.argument(1), offset)),
         Err(text) => gateway.answer_error(sink, text),
     }
@@ -238,4 +239,38 @@ pub fn combine(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn 
 
 pub fn increment_float(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
     gateway.write(request, sink, |encoder| encoder.increment_float(request.argument(1), request.argument(2)));
+}
+
+pub fn subsequence(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    match subsequence_options(request) {
+        Ok(wanted) => {
+            gateway.read(request, sink, |encoder| encoder.subsequence(request.argument(1), request.argument(2), wanted));
+        }
+        Err(text) => gateway.answer_error(sink, text),
+    }
+}
+
+fn subsequence_options(request: &Request<'_>) -> Result<Wanted, &'static [u8]> {
+    let (mut wants_length, mut wants_places, mut with_lengths, mut length_min) = (false, false, false, 0);
+    let mut arguments = (3..request.count()).map(|at| request.argument(at));
+    while let Some(option) = arguments.next() {
+        let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+        if is("len") {
+            wants_length = true;
+        } else if is("idx") {
+            wants_places = true;
+        } else if is("withmatchlen") {
+            with_lengths = true;
+        } else if is("minmatchlen") {
+            length_min = parse_integer(arguments.next().ok_or(SYNTAX)?).ok_or(NOT_AN_INTEGER)?;
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    match (wants_length, wants_places) {
+        (true, true) => Err(b"ERR If you want both the length and indexes, please just use IDX."),
+        (true, false) => Ok(Wanted::Length),
+        (false, true) => Ok(Wanted::Places { length_min: length_min.max(0) as u64, with_lengths }),
+        (false, false) => Ok(Wanted::Bytes),
+    }
 }

@@ -2,10 +2,14 @@
 
 use super::connection as local;
 use super::data;
+use super::dump;
+use super::fields;
 use super::strings;
 use super::{Request, RespGateway};
 use psmr_core::gateway::Sink;
 use std::sync::OnceLock;
+
+mod subcommands;
 
 /// What a command does when its arguments have the right number.
 pub(super) type Handler = fn(&mut RespGateway, &Request<'_>, &mut dyn Sink);
@@ -138,6 +142,16 @@ impl CommandSpec {
         }
     }
 
+    /// The name, without the container's.
+    pub fn own_name(&self) -> &'static str {
+        self.name.split('|').next_back().unwrap_or(self.name)
+    }
+
+    /// Whether it has exactly one key.
+    fn has_one_key(&self) -> bool {
+        self.keys.first != 0 && self.keys.first == self.keys.last
+    }
+
     /// Whether an argument says how many keys follow it.
     pub fn has_counted_keys(&self) -> bool {
         self.keys == COUNTED_KEYS
@@ -164,7 +178,7 @@ const CONNECTION: &str = "@fast @connection";
 const CONNECTION_SLOW: &str = "@slow @connection";
 const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
 
-static COMMANDS: [CommandSpec; 74] = [
+static COMMANDS: [CommandSpec; 85] = [
     command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
         "string",
         "1.0.0",
@@ -252,6 +266,31 @@ static COMMANDS: [CommandSpec; 74] = [
         .flags("write denyoom", "@write @bitmap @slow", "")
         .about("bitmap", "2.6.0", "Perform bitwise operations between strings")
         .costs("O(N)"),
+    command("bitfield", -2, fields::bit_fields)
+        .keys(ONE_KEY, RW, "RW access update variable_flags")
+        .flags("write denyoom", "@write @bitmap @slow", "")
+        .about("bitmap", "3.2.0", "Perform arbitrary bitfield integer operations on strings")
+        .costs("O(1) for each subcommand specified"),
+    command("bitfield_ro", -2, fields::read_bit_fields)
+        .keys(ONE_KEY, RO, "RO access")
+        .flags("readonly fast", "@read @bitmap @fast", "")
+        .about("bitmap", "6.0.0", "Perform arbitrary bitfield integer operations on strings. Read-only variant of BITFIELD")
+        .costs("O(1) for each subcommand specified"),
+    command("dump", 2, dump::dump)
+        .keys(ONE_KEY, RO, "RO access")
+        .flags("readonly", "@keyspace @read @slow", "nondeterministic_output")
+        .about("generic", "2.6.0", "Return a serialized version of the value stored at the specified key.")
+        .costs("O(1) to access the key and additional O(M) to serialize it, where M is the length of the value."),
+    command("restore", -4, dump::restore)
+        .keys(ONE_KEY, RW, "OW update")
+        .flags("write denyoom", "@keyspace @write @slow @dangerous", "")
+        .about("generic", "2.6.0", "Create a key using the provided serialized value, previously obtained using DUMP.")
+        .costs("O(1) to create the new key and additional O(M) to reconstruct the serialized value, where M is its length."),
+    command("lcs", -3, strings::subsequence)
+        .keys(TWO_KEYS, RO, "RO access")
+        .flags("readonly", "@read @string @slow", "")
+        .about("string", "7.0.0", "Find longest common substring")
+        .costs("O(N*M) where N and M are the lengths of s1 and s2, respectively"),
     command("incrbyfloat", 3, strings::increment_float)
         .keys(ONE_KEY, RW, "RW access update")
         .flags("write denyoom fast", "@write @string @fast", "")
@@ -326,12 +365,12 @@ static COMMANDS: [CommandSpec; 74] = [
         .flags("", "@slow", "")
         .about("connection", "2.4.0", "A container for client connection commands")
         .costs("Depends on subcommand.")
-        .contains(&CLIENT),
+        .contains(&subcommands::CLIENT),
     command("command", -1, super::introspect::command_all)
         .flags("loading stale", CONNECTION_SLOW, "nondeterministic_output_order")
         .about("server", "2.8.13", "Get array of Redis command details")
         .costs("O(N) where N is the total number of Redis commands")
-        .contains(&COMMAND),
+        .contains(&subcommands::COMMAND),
     command("info", -1, super::introspect::info)
         .flags("loading stale", "@slow @dangerous", "nondeterministic_output request_policy:all_shards response_policy:special")
         .about("server", "1.0.0", "Get information and statistics about the server"),
@@ -339,7 +378,7 @@ static COMMANDS: [CommandSpec; 74] = [
         .flags("", "@slow", "")
         .about("server", "2.0.0", "A container for server configuration commands")
         .costs("Depends on subcommand.")
-        .contains(&CONFIG),
+        .contains(&subcommands::CONFIG),
     command("multi", 1, super::transaction::multi)
         .flags("noscript loading stale fast allow_busy", "@fast @transaction", "")
         .about("transactions", "1.2.0", "Mark the start of a transaction block"),
@@ -374,7 +413,7 @@ static COMMANDS: [CommandSpec; 74] = [
         .flags("", "@slow", "")
         .about("scripting", "2.6.0", "A container for Lua scripts management commands")
         .costs("Depends on subcommand.")
-        .contains(&SCRIPT),
+        .contains(&subcommands::SCRIPT),
     command("keys", 2, data::keys)
         .whole(Access::ReadsAll)
         .flags("readonly", "@keyspace @read @slow @dangerous", "request_policy:all_shards nondeterministic_output_order")
@@ -389,6 +428,32 @@ static COMMANDS: [CommandSpec; 74] = [
         .flags("write", "@keyspace @write @slow @dangerous", SHARDS_ALL)
         .about("server", "1.0.0", "Remove all keys from the current database")
         .costs("O(N) where N is the number of keys in the selected database"),
+    command("cluster", -2, local::container)
+        .flags("", "@slow", "")
+        .about("cluster", "3.0.0", "A container for cluster commands")
+        .costs("Depends on subcommand.")
+        .contains(&subcommands::CLUSTER),
+    command("object", -2, local::container)
+        .flags("", "@slow", "")
+        .about("generic", "2.2.3", "A container for object introspection commands")
+        .costs("Depends on subcommand.")
+        .contains(&subcommands::OBJECT),
+    command("memory", -2, local::container)
+        .flags("", "@slow", "")
+        .about("server", "4.0.0", "A container for memory diagnostics commands")
+        .costs("Depends on subcommand.")
+        .contains(&subcommands::MEMORY),
+    command("slowlog", -2, local::container)
+        .flags("", "@slow", "")
+        .about("server", "2.2.12", "A container for slow log commands")
+        .costs("Depends on subcommand.")
+        .contains(&subcommands::SLOWLOG),
+    command("latency", -2, local::container)
+        .flags("", "@slow", "")
+        .about("server", "2.8.13", "A container for latency diagnostics commands")
+        .costs("Depends on subcommand.")
+        .contains(&subcommands::LATENCY),
+    command("waitaof", 4, local::wait_for_disk).flags("noscript", "@slow @connection", "request_policy:all_shards response_policy:agg_min").about("generic", "7.2.0", "Blocks until all of the preceding write commands sent by the connection are written to the append-only file of the master and/or replicas."),
     command("range", -3, data::range)
         .whole(Access::ReadsAll)
         .flags("readonly", "@keyspace @read @slow @dangerous", "")
@@ -400,76 +465,6 @@ static COMMANDS: [CommandSpec; 74] = [
         .about("generic", "7.0.15", "Count keys between two in the order of their bytes (of psmr, not of Redis)")
         .costs("O(N) where N is the number of all keys"),
 ];
-
-static SCRIPT: [CommandSpec; 3] = [
-    command("script|exists", -3, super::script::exists)
-        .flags("noscript", "@slow @scripting", "request_policy:all_shards response_policy:agg_logical_and")
-        .about("scripting", "2.6.0", "Check existence of scripts in the script cache.")
-        .costs("O(N) with N being the number of scripts to check"),
-    command("script|flush", -2, super::script::flush)
-        .flags("noscript", "@slow @scripting", "request_policy:all_nodes response_policy:all_succeeded")
-        .about("scripting", "2.6.0", "Remove all the scripts from the script cache."),
-    command("script|load", 3, super::script::load)
-        .flags("noscript stale", "@slow @scripting", "request_policy:all_nodes response_policy:all_succeeded")
-        .about("scripting", "2.6.0", "Load the specified Lua script into the script cache.")
-        .costs("O(N) with N being the length in bytes of the script body."),
-];
-
-static CLIENT: [CommandSpec; 7] = [
-    command("client|id", 2, local::client_id).flags("noscript loading stale", CONNECTION_SLOW, "").about(
-        "connection",
-        "5.0.0",
-        "Returns the client ID for the current connection",
-    ),
-    command("client|setname", 3, local::client_set_name).flags("noscript loading stale", CONNECTION_SLOW, "").about(
-        "connection",
-        "2.6.9",
-        "Set the current connection name",
-    ),
-    command("client|getname", 2, local::client_get_name).flags("noscript loading stale", CONNECTION_SLOW, "").about(
-        "connection",
-        "2.6.9",
-        "Get the current connection name",
-    ),
-    command("client|setinfo", 4, local::client_set_info).flags("noscript loading stale", CONNECTION_SLOW, SHARDS_ALL).about(
-        "connection",
-        "7.2.0",
-        "Set client or connection specific info",
-    ),
-    command("client|info", 2, super::introspect::client_info)
-        .flags("noscript loading stale", CONNECTION_SLOW, "nondeterministic_output")
-        .about("connection", "6.2.0", "Returns information about the current client connection."),
-    command("client|list", -2, super::introspect::client_list)
-        .flags("admin noscript loading stale", CONNECTION_ADMIN, "nondeterministic_output")
-        .about("connection", "2.4.0", "Get the list of client connections")
-        .costs("O(N) where N is the number of client connections"),
-    command("client|no-evict", 3, local::client_no_evict).flags("admin noscript loading stale", CONNECTION_ADMIN, "").about(
-        "connection",
-        "7.0.0",
-        "Set client eviction mode for the current connection",
-    ),
-];
-
-static COMMAND: [CommandSpec; 3] = [
-    command("command|count", 2, super::introspect::command_count).flags("loading stale", CONNECTION_SLOW, "").about(
-        "server",
-        "2.8.13",
-        "Get total number of Redis commands",
-    ),
-    command("command|docs", -2, super::introspect::command_docs)
-        .flags("loading stale", CONNECTION_SLOW, "nondeterministic_output_order")
-        .about("server", "7.0.0", "Get array of specific Redis command documentation")
-        .costs("O(N) where N is the number of commands to look up"),
-    command("command|info", -2, super::introspect::command_info)
-        .flags("loading stale", CONNECTION_SLOW, "nondeterministic_output_order")
-        .about("server", "2.8.13", "Get array of specific Redis command details, or all when no argument is given.")
-        .costs("O(N) where N is the number of commands to look up"),
-];
-
-static CONFIG: [CommandSpec; 1] = [command("config|get", -3, super::introspect::config_get)
-    .flags("admin noscript loading stale", "@admin @slow @dangerous", "")
-    .about("server", "2.0.0", "Get the values of configuration parameters")
-    .costs("O(N) when N is the number of configuration parameters provided")];
 
 /// All commands.
 pub fn commands() -> &'static [CommandSpec] {
@@ -513,8 +508,7 @@ fn first_place(name: &[u8]) -> usize {
 
 /// The subcommand of this name, in whatever case.
 pub fn find_subcommand(container: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
-    let own = |full: &'static str| full.split('|').nth(1).unwrap_or(full);
-    container.subcommands.iter().find(|c| own(c.name).as_bytes().eq_ignore_ascii_case(name))
+    container.subcommands.iter().find(|c| c.own_name().as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// What `explain` says of a command.
@@ -548,7 +542,9 @@ pub enum Dependency {
 /// C-G: the groups of each command.
 pub fn explain() -> Vec<CommandInfo> {
     let info = |command: &CommandSpec| {
-        let (gamma, mode) = match (command.access, command.keys == ONE_KEY) {
+        // A container touches what its subcommands do.
+        let acting = command.subcommands.iter().find(|sub| sub.access != Access::Nothing).unwrap_or(command);
+        let (gamma, mode) = match (acting.access, acting.has_one_key()) {
             (Access::Nothing, _) => ("none", "answered by the replica"),
             (Access::ReadsKeys, true) => ("the key's group", "read of one group, not ordered"),
             (Access::WritesKeys, true) => ("the key's group", "parallel"),
@@ -563,7 +559,7 @@ pub fn explain() -> Vec<CommandInfo> {
                 ("groups of its commands' keys and of the watched keys", "parallel in one group, synchronous over several")
             }
         };
-        CommandInfo { name: command.name.to_ascii_uppercase(), arity: command.arity, access: command.access, gamma, mode }
+        CommandInfo { name: command.name.to_ascii_uppercase(), arity: command.arity, access: acting.access, gamma, mode }
     };
     COMMANDS.iter().map(info).collect()
 }
@@ -592,7 +588,7 @@ mod tests {
                 assert_eq!(find(name.as_bytes()).map(|(place, found)| (place, found.name)), Some((at, command.name)));
             }
         }
-        for name in [&b""[..], b"g", b"gett", b"object", b"\xff\xff"] {
+        for name in [&b""[..], b"g", b"gett", b"objects", b"\xff\xff"] {
             assert!(find(name).is_none());
         }
         assert_eq!(find(b"client").and_then(|(_, c)| find_subcommand(c, b"SetName")).map(|c| c.name), Some("client|setname"));
@@ -600,7 +596,7 @@ mod tests {
 
     #[test]
     fn entries_agree_with_themselves() {
-        for command in commands() {
+        for command in commands().iter().flat_map(|command| std::iter::once(command).chain(command.subcommands)) {
             let touches_keys = matches!(command.access, Access::ReadsKeys | Access::WritesKeys);
             assert_eq!(touches_keys, command.keys != NO_KEYS, "{}", command.name);
             let writes = matches!(command.access, Access::WritesKeys | Access::WritesAll);

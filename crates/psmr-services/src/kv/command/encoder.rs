@@ -259,6 +259,32 @@ impl Encoder<'_> {
         self.0.extend_from_slice(delta);
     }
 
+    /// [`Operation::BitFields`]
+    pub fn bit_fields(self, key: &[u8], steps: &[FieldStep]) {
+        self.0.push(BIT_FIELDS);
+        push_string(self.0, key);
+        steps.iter().for_each(|step| step.push(self.0));
+    }
+
+    /// [`Operation::Subsequence`]
+    pub fn subsequence(self, one: &[u8], other: &[u8], wanted: Wanted) {
+        let (kind, length_min) = match wanted {
+            Wanted::Bytes => (0, 0),
+            Wanted::Length => (1, 0),
+            Wanted::Places { length_min, with_lengths } => (2 + u8::from(with_lengths), length_min),
+        };
+        self.0.extend_from_slice(&[SUBSEQUENCE, kind]);
+        push_varint(self.0, length_min);
+        push_string(self.0, one);
+        self.0.extend_from_slice(other);
+    }
+
+    /// [`Operation::Describe`]
+    pub fn describe(self, key: &[u8], aspect: Aspect) {
+        self.0.extend_from_slice(&[DESCRIBE, aspect as u8]);
+        self.0.extend_from_slice(key);
+    }
+
     /// [`Operation::Refuse`]
     pub fn refuse(self, key: &[u8], kind: KvError, otherwise: Option<i8>) {
         self.0.push(REFUSE);

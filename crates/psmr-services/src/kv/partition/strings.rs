@@ -1,13 +1,15 @@
 //! Commands that look into values, or do two things to a key at once.
 
-use super::{absolute_ms, KvPartition, Time, Unsettled};
+use super::{absolute_ms, parse_integer, KvPartition, Time, Unsettled};
 use crate::kv::bits::{clamped, find, Combination};
 use crate::kv::bytes::Value;
-use crate::kv::command::{BitRange, Expiry, Operation};
+use crate::kv::command::{Aspect, BitRange, Expiry, Operation};
+use crate::kv::entries::entry_bytes;
+use crate::kv::fields::FieldSteps;
 use crate::kv::float80::Float80;
 use crate::kv::place_of;
 use crate::kv::reply::{KvError, WriteReply};
-use crate::kv::VALUE_BYTES_MAX;
+use crate::kv::{subsequence, VALUE_BYTES_MAX};
 use std::ops::Range;
 
 /// A value on its way from one key to another, with its expiry.
@@ -67,6 +69,11 @@ impl KvPartition {
                 let hash = self.hash_of(key)?;
                 self.begin_write(now_ms);
                 out.integer(i64::from(self.set_bit(hash, key, offset, bit, now_ms)?));
+            }
+            Operation::BitFields { key, steps } => {
+                let hash = self.hash_of(key)?;
+                self.begin_write(now_ms);
+                self.bit_fields(hash, key, steps, now_ms, out)?;
             }
             Operation::Combine { kind, mut keys } => {
                 self.check_keys(keys)?;
@@ -139,6 +146,31 @@ impl KvPartition {
         })
     }
 
+    fn bit_fields(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        steps: FieldSteps<'_>,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), KvError> {
+        let length_min = Some(steps.written_bytes()).filter(|length| *length <= VALUE_BYTES_MAX).ok_or(KvError::TooLong)?;
+        if self.store.live_mut(hash, key, now_ms).is_none_or(|value| value.bytes().len() < length_min) {
+            self.edit(hash, key, length_min, now_ms, |_| ())?;
+        }
+        let mut value = self.store.live_mut(hash, key, now_ms).ok_or(KvError::Malformed)?;
+        out.list(steps.len());
+        for step in steps {
+            let (reply, after) = step.run(value.bytes());
+            // A value that nothing is written to keeps its version.
+            if let Some(after) = after {
+                step.field.set(value.bytes_mut(), after);
+            }
+            push_number(reply, out);
+        }
+        Ok(())
+    }
+
     /// Changes a value in place, of a key that is made if it is not there, after zeros have been appended up to a length.
     fn edit<T>(
         &mut self,
@@ -188,6 +220,23 @@ impl KvPartition {
                 Some(value) => find(value.bytes(), bit, range, is_open),
                 None => -i64::from(bit),
             }),
+            Operation::BitFields { steps, .. } if steps.written_bytes() > 0 => out.error(KvError::Malformed),
+            Operation::BitFields { key, steps } => {
+                let bytes = self.live(key, time)?.map_or(&b""[..], Value::bytes);
+                out.list(steps.len());
+                steps.for_each(|step| push_number(step.run(bytes).0, out));
+            }
+            Operation::Subsequence { one, other, wanted } => {
+                let one = self.live(one, time)?.map_or(&b""[..], Value::bytes);
+                let other = self.live(other, time)?.map_or(&b""[..], Value::bytes);
+                if let Err(kind) = subsequence::write(one, other, wanted, out) {
+                    out.error(kind);
+                }
+            }
+            Operation::Describe { key, aspect } => match self.live(key, time)? {
+                Some(value) => describe(key, value, aspect, out),
+                None => out.null(),
+            },
             Operation::Refuse { key, kind, otherwise } => match self.live(key, time)? {
                 Some(_) => out.error(KvError::ALL.into_iter().find(|k| *k as u8 == kind).unwrap_or(KvError::Malformed)),
                 None => match otherwise {
@@ -227,6 +276,28 @@ impl KvPartition {
         if content.expires_ms.is_some() {
             self.store.set_expires_ms(place_of(key).hash, key, content.expires_ms);
         }
+    }
+}
+
+fn push_number(number: Option<i64>, out: &mut Vec<u8>) {
+    match number {
+        Some(number) => out.integer(number),
+        None => out.null(),
+    }
+}
+
+/// Redis holds a string that is no longer than this in its object, and gives it another name.
+const EMBEDDED_BYTES_MAX: usize = 44;
+
+fn describe(key: &[u8], value: &Value, aspect: Aspect, out: &mut Vec<u8>) {
+    let bytes = value.bytes();
+    match aspect {
+        Aspect::Encoding if parse_integer(bytes).is_some() => out.string(b"int"),
+        Aspect::Encoding if bytes.len() <= EMBEDDED_BYTES_MAX => out.string(b"embstr"),
+        Aspect::Encoding => out.string(b"raw"),
+        Aspect::References => out.integer(1),
+        Aspect::IdleSeconds => out.integer(0),
+        Aspect::Bytes => out.integer(entry_bytes(key, value) as i64),
     }
 }
 
