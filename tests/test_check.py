@@ -23,7 +23,9 @@ from psmr.testing import SimulatedCluster, check_service
 from tests.e2e.support import run_psmr
 from tests.services.bank import Bank, Overdrawn
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+GUIDE = ROOT / "docs" / "guides" / "checking-services.md"
 SERVICES = [
     "bank.py:Bank",
     "seats.py:BoxOffice",
@@ -346,6 +348,15 @@ def test_what_was_not_checked_is_said(tmp_path: Path) -> None:
     assert "Inside cannot be imported by another process" in str(check(Inside, examples=5))
 
 
+def test_a_process_with_another_hash_seed_that_fails_is_said(tmp_path: Path) -> None:
+    body = (
+        CORRECT["not a number"]
+        + "\nimport os\nif os.environ.get('PYTHONHASHSEED') in ('1', '2'):\n    raise ValueError('not here')\n"
+    )
+    report = check(load(write(tmp_path, body)), examples=5)
+    assert report.unchecked == ["the order of sets: the process with another hash seed failed: ValueError: not here"]
+
+
 def test_what_cannot_be_made_up_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     body = """
     def __init__(self) -> None:
@@ -429,6 +440,19 @@ def test_the_command(tmp_path: Path) -> None:
     assert strict.returncode == 1
     assert "calls time.time(); use self.context.now" in strict.stdout
     assert run_psmr("check", "kv").returncode == 2
+
+
+def test_the_guide_shows_what_is_printed(tmp_path: Path) -> None:
+    text = GUIDE.read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    [printed] = re.findall(r"\$ psmr check bank.py:Bank\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "bank.py").write_text(code)
+    found = run_psmr("check", f"{tmp_path}/bank.py:Bank").stdout
+    found_kinds, printed_kinds = (
+        {line.partition(",")[0] for line in of.splitlines() if line[:1].islower()} for of in (found, printed)
+    )
+    assert found_kinds == printed_kinds
+    assert len(found_kinds) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

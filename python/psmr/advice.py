@@ -9,13 +9,12 @@ from typing import Any
 from psmr.arguments import PAUSE_MS
 from psmr.canonical import Form, Problem, difference
 from psmr.execution import Call, Run
+from psmr.replay import Told
 from psmr.service import ALL, NONE, Extent
 from psmr.suspects import Suspect
 from psmr.tracing import WHOLE, Access, shared
 
 __all__ = ["Difference", "allowed_by_order", "changing_query", "in_midst", "not_deterministic", "not_the_same", "unsavable"]
-
-Told = tuple[dict[int, Form], list[Form]]
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def in_midst(
     state = expected.states[len(calls)]
     if found.states[0] != state:
         what.append(_state_line(state, found.states[0], "one after the other", place))
-    parts = shared(*touched)
+    parts = shared([at], touched[1])
     what += _shared_line(outer, inner, list(touched), parts)
     return Difference(
         f"undeclared dependency: {names[0]} and {names[1]} are declared independent, and use the same state at the same time",

@@ -102,6 +102,7 @@ def check(
             search.known.add(found.about)
     finally:
         search.replay.close()
+    report.differences.sort(key=lambda one: one.kind)
     report.unchecked = search.unchecked()
     return report
 
@@ -129,20 +130,26 @@ class _Search:
 
         def differs(drawn: Drawn) -> bool:
             calls = self._sendable(drawn)
-            text = " ".join(f"{call.now_ms} {call}" for call in calls)
+            text = _text(calls)
             if text not in found:
                 self.report.sequences += 1
                 found[text] = self._examine(calls)
                 self._on_progress(len(found))
             return found[text] is not None
 
-        settings = hypothesis.settings(max_examples=examples, deadline=None, database=None, verbosity=hypothesis.Verbosity.quiet)
+        settings = hypothesis.settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            verbosity=hypothesis.Verbosity.quiet,
+            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        )
         try:
             shortest = hypothesis.find(self._sequences(), differs, settings=settings, random=random.Random(seed))
         except hypothesis.errors.NoSuchExample:
             return None
-        calls = self._sendable(shortest)
-        return found[" ".join(f"{call.now_ms} {call}" for call in calls)]
+        shortest = _shortened(shortest, differs)
+        return found[_text(self._sendable(shortest))]
 
     def _sequences(self) -> strategies.SearchStrategy[Drawn]:
         from hypothesis import strategies as st
@@ -271,6 +278,19 @@ class _Search:
         never = (name for name in self._declared if name not in self._executed and ("command", name) not in self.known)
         reasons = ((name, self._refused.get(name, "try more examples")) for name in never)
         return [*skipped, *(f"{name}: it was never executed; {reason}" for name, reason in reasons)]
+
+
+def _text(calls: list[Call]) -> str:
+    return " ".join(f"{call.now_ms} {call}" for call in calls)
+
+
+def _shortened(drawn: Drawn, differs: Callable[[Drawn], bool]) -> Drawn:
+    """Return the calls without those that are not needed: hypothesis gives up before it has tried each."""
+    for at in reversed(range(len(drawn))):
+        shorter = [*drawn[:at], *drawn[at + 1 :]]
+        if differs(shorter):
+            return _shortened(shorter, differs)
+    return drawn
 
 
 def _pair(one: Call, other: Call) -> tuple[str, ...]:

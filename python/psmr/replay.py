@@ -16,7 +16,7 @@ from psmr.canonical import Form
 from psmr.execution import Call, Run, declared_of, run
 from psmr.service import Service
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "Told", "told"]
 
 #: Outcomes by number of the call, and the states between.
 Told = tuple[dict[int, Form], list[Form]]
@@ -69,10 +69,10 @@ class Replay:
             answer = pickle.load(self._process.stdout)  # noqa: S301 - its child wrote it
         except (EOFError, BrokenPipeError):
             self.close()
-            answer = RuntimeError("it ended")
-        if isinstance(answer, Exception):
+            answer = "it ended"
+        if isinstance(answer, str):
             self.close()
-            self.missing = f"the process with another hash seed failed: {type(answer).__name__}: {answer}"
+            self.missing = f"the process with another hash seed failed: {answer}"
             return None
         return answer
 
@@ -92,17 +92,16 @@ def main() -> None:
     while True:
         try:
             asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - its parent wrote it
-        except EOFError:
-            return
-        try:
             if service is None:
                 service = _imported(*asked)
                 answer: object = True
             else:
                 declared = declared_of(service)
                 answer = told(run(service, [Call(number, declared[name], *rest) for number, name, *rest in asked]))
+        except EOFError:
+            return
         except Exception as error:
-            answer = RuntimeError(f"{type(error).__name__}: {error}")
+            answer = f"{type(error).__name__}: {error}"
         pickle.dump(answer, answers)
         answers.flush()
 
