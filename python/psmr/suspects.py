@@ -28,6 +28,7 @@ _GLOBAL = "keep it in self: what is outside of the instance is neither replicate
 #: Functions and classes by module and name; a module alone stands for all in it.
 _CALLS = {
     "time": _CLOCK,
+    "time.sleep": "let the client wait: a worker that sleeps executes nothing else",
     "datetime.datetime.now": _CLOCK,
     "datetime.datetime.utcnow": _CLOCK,
     "datetime.datetime.today": _CLOCK,
