@@ -1,54 +1,45 @@
 """Finds undeclared dependencies and nondeterminism in a service, before production does.
 
-Sequences of calls are made from the commands' annotations (hypothesis), and executed on instances in different orders that
-C-Dep allows. If a result, or the state at the end, depends on the order, two commands that were declared independent are
-not; hypothesis shrinks the sequence to the shortest. The same order is executed twice, and in processes with other hash
-seeds: what differs there is not deterministic. A query must leave the state as it is.
+Sequences of calls are made from the commands' annotations (hypothesis). Each is executed on a new instance as it is, once more,
+and in a process with another hash seed: what differs is not deterministic. Then once for each two neighbours that are
+independent as declared, with these two swapped: all orders that C-Dep allows are joined by such steps, so that what differs
+names the two. Last, neighbours that use the same state are executed one in the midst of the other, as two workers may.
+Hypothesis shrinks what differs to the shortest sequence.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import os
-import pickle
 import random
-import subprocess
-import sys
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from psmr.errors import RuntimeFailure, UsageError
-from psmr.execution import Call, Instance, Outcome, allowed_order, reversed_order, run
-from psmr.service import EACH, Declaration, Extent, Service, schema_of
+from psmr.advice import Difference, allowed_by_order, changing_query, in_midst, not_deterministic, not_the_same, unsavable
+from psmr.arguments import call_strategy
+from psmr.errors import UsageError
+from psmr.execution import Call, Run, declared_of, run, run_in_midst, run_recorded
+from psmr.replay import Replay, told
+from psmr.service import Declaration, Service, schema_of
 from psmr.suspects import Suspect, suspects_of
-from psmr.tracing import Touched, trace
+from psmr.tracing import Access, shared
 
 if TYPE_CHECKING:
     from hypothesis import strategies
 
-__all__ = ["Difference", "Report", "check"]
+__all__ = ["EXAMPLES_DEFAULT", "Report", "check"]
 
 EXAMPLES_DEFAULT = 200
-#: Orders beside that of issue in which a sequence is executed.
-_ORDERS = 4
 _CALLS_MAX = 8
-#: Sequences that are also executed in processes with other hash seeds.
-_REPLAYED = 50
-_REPLAY_TIMEOUT_S = 120
+#: After so many differences, correcting them comes first.
+_DIFFERENCES_MAX = 8
+#: Places of a command at which another one is executed in its midst.
+_MIDST_MAX = 6
+#: Further executions that tell another hash seed from chance.
+_AGAIN = 4
 #: Where log time begins.
 _START_MS = 1_700_000_000_000
 
-
-class Difference(AssertionError):
-    """Two executions that had to be equal, and were not."""
-
-    def __init__(self, kind: str, calls: list[Call], what: list[str], advice: str) -> None:
-        self.kind, self.calls, self.what, self.advice = kind, calls, what, advice
-        lines = [kind, *(f"  {number}. {call}" for number, call in enumerate(calls, start=1)), *what, advice]
-        super().__init__("\n".join(line for line in lines if line))
+Drawn = list[tuple[Declaration, dict[str, Any], int]]
 
 
 @dataclass
@@ -58,20 +49,29 @@ class Report:
     service: str
     sequences: int = 0
     executions: int = 0
-    difference: Difference | None = None
+    differences: list[Difference] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)
+    #: What could not be checked, and why.
+    unchecked: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{one.place}: warning: {one.what}; {one.remedy}" for one in self.suspects]
+        lines += [f"not checked: {one}" for one in self.unchecked]
+        tried = f"{self.sequences} sequences, {self.executions} executions"
+        if not self.differences:
+            return "\n".join([*lines, f"{self.service}: {tried}: nothing found"])
+        lines += [f"{one}\n" for one in self.differences]
+        return "\n".join([*lines, f"{self.service}: {tried}: {len(self.differences)} found"])
 
     def as_table(self) -> dict[str, Any]:
         """Return the report as it is printed in JSON."""
-        found = self.difference
         return {
             "service": self.service,
             "sequences": self.sequences,
             "executions": self.executions,
-            "difference": None
-            if found is None
-            else {"kind": found.kind, "calls": [str(call) for call in found.calls], "what": found.what, "advice": found.advice},
+            "differences": [one.as_table() for one in self.differences],
             "suspects": [{"place": one.place, "what": one.what, "remedy": one.remedy} for one in self.suspects],
+            "unchecked": self.unchecked,
         }
 
 
@@ -79,254 +79,232 @@ def check(
     service: type[Service],
     *,
     examples: int = EXAMPLES_DEFAULT,
-    seed: int | None = None,
+    seed: int = 0,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Report:
-    """Check a service with so many sequences of calls; the same ones again for the same seed."""
+    """Check a service with so many sequences of calls; the same ones again for the same seed.
+
+    `on_progress` is told how many there have been, from 1 again after each difference that was found.
+    """
     try:
-        import hypothesis
-        from hypothesis import strategies as st
+        import hypothesis  # noqa: F401
     except ImportError:
-        raise UsageError("hypothesis is missing: install it with `pip install 'psmr[check]'`") from None
+        raise UsageError("hypothesis is missing: install psmr[check]") from None
     schema_of(service)
     report = Report(service.__qualname__, suspects=suspects_of(service))
-    kept: list[list[Call]] = []
-    call = st.one_of([_call_strategy(service, one) for one in service.declarations.values()])
-    sequence = st.lists(call, min_size=1, max_size=_CALLS_MAX)
-
-    def one(drawn: list[tuple[Declaration, dict[str, Any]]], chance: int) -> None:
-        calls = [
-            Call(number, declared, arguments, _START_MS + 1000 * number) for number, (declared, arguments) in enumerate(drawn)
-        ]
-        report.sequences += 1
-        on_progress(report.sequences)
-        if len(kept) < _REPLAYED and len(calls) > 1:
-            kept.append(calls)
-        _compare(service, calls, random.Random(chance), report)
-
-    settings = hypothesis.settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=seed is None,
-        report_multiple_bugs=False,
-        suppress_health_check=list(hypothesis.HealthCheck),
-        verbosity=hypothesis.Verbosity.quiet,
-    )
-    test = hypothesis.given(sequence, st.integers(0, 2**32))(one)
-    test = settings(test)
-    if seed is not None:
-        test = hypothesis.seed(seed)(test)
+    search = _Search(service, report, on_progress)
     try:
-        test()
-        _replay_with_other_hashes(service, kept, report)
-    except Difference as difference:
-        report.difference = difference
+        while len(report.differences) < _DIFFERENCES_MAX:
+            found = search.find(examples, seed)
+            if found is None:
+                break
+            report.differences.append(found)
+            search.known.add(found.about)
+    finally:
+        search.replay.close()
+    report.differences.sort(key=lambda one: one.kind)
+    report.unchecked = search.unchecked()
     return report
 
 
-def _call_strategy(
-    service: type[Service], declared: Declaration
-) -> strategies.SearchStrategy[tuple[Declaration, dict[str, Any]]]:
-    from hypothesis import strategies as st
+class _Search:
+    """The search for differences in one service."""
 
-    hints = typing.get_type_hints(getattr(service, declared.name))
-    parameters = list(declared.signature.parameters)[1:]
-    keys = _key_arguments(declared, parameters)
-    arguments = {name: _values(hints[name], name in keys) for name in parameters}
-    return st.tuples(st.just(declared), st.fixed_dictionaries(arguments))
+    def __init__(self, service: type[Service], report: Report, on_progress: Callable[[int], None]) -> None:
+        self.service = service
+        self.report = report
+        #: What the differences that were found are about: they are passed over from then on.
+        self.known: set[tuple[str, ...]] = set()
+        self.replay = Replay(service)
+        self._on_progress = on_progress
+        self._declared = declared_of(service)
+        self._executed: set[str] = set()
+        self._refused: dict[str, str] = {}
 
+    def find(self, examples: int, seed: int) -> Difference | None:
+        """Return a difference that is not known yet, as short as can be."""
+        import hypothesis
 
-def _key_arguments(declared: Declaration, parameters: list[str]) -> set[str]:
-    """Return the arguments whose values are to meet each other again: keys, and what keys may be made of."""
-    keys = declared.keys
-    if isinstance(keys, Extent) or callable(keys):
-        return set(parameters)
-    return {str(name).removesuffix(EACH) for name in ((keys,) if isinstance(keys, str) else keys)}
+        #: By what was executed: a sequence that differs once does for good, as far as hypothesis knows.
+        found: dict[str, Difference | None] = {}
 
+        def differs(drawn: Drawn) -> bool:
+            calls = self._sendable(drawn)
+            text = _text(calls)
+            if text not in found:
+                self.report.sequences += 1
+                found[text] = self._examine(calls)
+                self._on_progress(len(found))
+            return found[text] is not None
 
-def _values(annotation: Any, is_key: bool) -> strategies.SearchStrategy[Any]:
-    """Return values of a type: small ones, and of keys few, so that calls meet."""
-    from hypothesis import strategies as st
-
-    if annotation is str:
-        return st.sampled_from(["a", "b", "c"]) if is_key else st.sampled_from(["a", "b", "c", "x", ""])
-    if annotation is int:
-        return st.integers(0, 3) if is_key else st.integers(0, 10) | st.integers(-5, 1000)
-    if annotation is float:
-        return st.sampled_from([0.0, 1.0, 0.1, 2.5, -1.0])
-    if annotation is bytes:
-        return st.sampled_from([b"a", b"b", b""])
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is list and inner:
-        return st.lists(_values(inner[0], is_key), max_size=3)
-    if origin in (set, frozenset) and inner:
-        made = st.lists(_values(inner[0], is_key), max_size=3)
-        return made.map(origin)
-    if origin is dict and len(inner) == 2:
-        return st.dictionaries(_values(inner[0], is_key), _values(inner[1], is_key), max_size=3)
-    if annotation is Any or annotation is object:
-        return st.none() | st.integers(0, 3) | st.sampled_from(["a", "b"])
-    return st.from_type(type(None) if annotation is None else annotation)
-
-
-def _compare(service: type[Service], calls: list[Call], chance: random.Random, report: Report) -> None:
-    """Execute calls in different orders, and raise Difference if that shows."""
-    expected = _run_and_watch_queries(service, calls)
-    again = run(service, calls)
-    report.executions += 2
-    if again != expected:
-        raise _nondeterminism(calls, expected, again)
-    for attempt in range(_ORDERS):
-        order = reversed_order(calls) if attempt == 0 else allowed_order(calls, chance)
-        if order == calls:
-            continue
-        found = run(service, order)
-        report.executions += 1
-        if found != expected:
-            raise _dependency(service, calls, order, expected, found)
-
-
-def _run_and_watch_queries(service: type[Service], calls: list[Call]) -> tuple[dict[int, Outcome], bytes]:
-    instance, outcomes = Instance(service), {}
-    for call in calls:
-        before = instance.state() if call.declared.query else b""
-        outcomes[call.number] = instance.execute(call)
-        if call.declared.query and instance.state() != before:
-            touched = trace(service, calls[: call.number], call)
-            raise Difference(
-                f"a query changes the state: {call.declared.name}",
-                calls[: call.number + 1],
-                [f"it writes {', '.join(sorted(touched.written)) or 'the state'}"],
-                f"let it change nothing, or mark {call.declared.name} with @psmr.command",
-            )
-    return outcomes, instance.state()
-
-
-Run = tuple[dict[int, Outcome], bytes]
-
-
-def _differing(calls: list[Call], one: Run, other: Run, first: str, second: str) -> list[str]:
-    lines = []
-    for call in calls:
-        a, b = one[0][call.number], other[0][call.number]
-        if a.what != b.what:
-            lines.append(f"{first}, {call} {a.shown}; {second}, it {b.shown}")
-    if one[1] != other[1]:
-        lines.append(f"{first}, the state is another at the end than {second}")
-    return lines
-
-
-def _nondeterminism(calls: list[Call], one: Run, other: Run) -> Difference:
-    names = ", ".join(dict.fromkeys(call.declared.name for call in calls))
-    return Difference(
-        f"not deterministic: the same calls in the same order differ ({names})",
-        calls,
-        _differing(calls, one, other, "once", "once more"),
-        "use self.context.now and self.context.random instead of the clock, random, uuid, id() and the like",
-    )
-
-
-def _dependency(service: type[Service], calls: list[Call], order: list[Call], expected: Run, found: Run) -> Difference:
-    pair = _swapped_pair(calls, order)
-    what = _differing(calls, expected, found, "in order of issue", f"in the order {_numbers(calls, order)}")
-    if pair is None:
-        return Difference("the order of independent commands shows", calls, what, "")
-    first, second = pair
-    touched = [trace(service, calls[: call.number], call) for call in (first, second)]
-    shared = _shared(*touched)
-    if shared:
-        writers = [call.declared.name for call, one in zip(pair, touched, strict=True) if one.written & shared]
-        what.append(f"both use {', '.join(sorted(shared))}; {' and '.join(dict.fromkeys(writers)) or 'one'} writes it")
-    kind = f"undeclared dependency: {first.declared.name} and {second.declared.name} are declared independent, and are not"
-    return Difference(kind, calls, what, _advice(first, second, shared))
-
-
-def _swapped_pair(calls: list[Call], order: list[Call]) -> tuple[Call, Call] | None:
-    """Return two calls whose order was changed, commands rather than queries."""
-    place = {call.number: at for at, call in enumerate(order)}
-    pairs = [(one, other) for at, one in enumerate(calls) for other in calls[at + 1 :] if place[one.number] > place[other.number]]
-    pairs.sort(key=lambda pair: (pair[0].declared.query + pair[1].declared.query, pair[1].number - pair[0].number))
-    return pairs[0] if pairs else None
-
-
-def _shared(one: Touched, other: Touched) -> set[str]:
-    """Return what both use and one writes; parts of it rather than the whole, where both name parts."""
-    both = {
-        a if len(a) >= len(b) else b
-        for a in one.all
-        for b in other.all
-        if (a == b or a.startswith(f"{b}[") or b.startswith(f"{a}[")) and (a in one.written or b in other.written)
-    }
-    return {part for part in both if not any(other.startswith(f"{part}[") for other in both)}
-
-
-def _numbers(calls: list[Call], order: list[Call]) -> str:
-    return " ".join(str(calls.index(call) + 1) for call in order)
-
-
-def _advice(first: Call, second: Call, shared: set[str]) -> str:
-    """Return a declaration that would make the two depend on each other."""
-    for call in (first, second):
-        for part in shared:
-            for name, value in call.arguments.items():
-                declared = call.declared.keys
-                named = (declared,) if isinstance(declared, str) else declared if isinstance(declared, tuple) else ()
-                if part.endswith(f"[{value!r}]") and name not in named:
-                    keys = (*(str(one) for one in named), name)
-                    wanted = repr(keys[0]) if len(keys) == 1 else f"({', '.join(map(repr, keys))})"
-                    return f"declare keys={wanted} on {call.declared.name}"
-    names = dict.fromkeys(call.declared.name for call in (first, second))
-    return f"let both share a key, or declare keys=psmr.ALL on {' or '.join(names)}, or keep that state apart by key"
-
-
-def _replay_with_other_hashes(service: type[Service], kept: list[list[Call]], report: Report) -> None:
-    """Execute sequences in other processes, in which sets and dicts of str have another order."""
-    file = inspect.getsourcefile(service)
-    if file is None or "<locals>" in service.__qualname__:
-        return
-    sequences = [[(call.declared.name, call.arguments, call.now_ms) for call in calls] for calls in kept]
-    try:
-        sent = pickle.dumps(sequences)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return
-    digests = []
-    for hash_seed in ("1", "2"):
-        replay = subprocess.run(
-            [sys.executable, "-m", "psmr.check", f"{file}:{service.__qualname__}"],
-            input=sent,
-            capture_output=True,
-            timeout=_REPLAY_TIMEOUT_S,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            check=False,
+        settings = hypothesis.settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            verbosity=hypothesis.Verbosity.quiet,
+            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
         )
-        if replay.returncode != 0:
-            raise RuntimeFailure(f"{file}: cannot be checked in a process of its own: {replay.stderr.decode()[-500:]}")
-        digests.append(replay.stdout.split())
-    report.executions += 2 * len(kept)
-    for calls, one, other in zip(kept, *digests, strict=True):
-        if one != other:
-            raise Difference(
-                "not deterministic: with another hash seed (PYTHONHASHSEED) the same calls differ",
-                calls,
-                [],
-                "iterate over sorted(...) of a set, and use no hash() of str: both differ between replicas",
-            )
+        try:
+            shortest = hypothesis.find(self._sequences(), differs, settings=settings, random=random.Random(seed))
+        except hypothesis.errors.NoSuchExample:
+            return None
+        shortest = _shortened(shortest, differs)
+        return found[_text(self._sendable(shortest))]
+
+    def _sequences(self) -> strategies.SearchStrategy[Drawn]:
+        from hypothesis import strategies as st
+
+        usable = [one for one in self._declared.values() if ("command", one.name) not in self.known]
+        if not usable:
+            return st.just([])
+        call = st.one_of([call_strategy(self.service, one) for one in usable])
+        return st.lists(call, max_size=_CALLS_MAX)
+
+    def _sendable(self, drawn: Drawn) -> list[Call]:
+        """Return calls that a client would send: whose keys are keys."""
+        schema, names = schema_of(self.service), list(self.service.declarations)
+        calls: list[Call] = []
+        now_ms = _START_MS
+        for declared, arguments, pause_ms in drawn:
+            now_ms += pause_ms
+            call = Call(len(calls), declared, arguments, now_ms)
+            try:
+                if declared.name in names:
+                    schema.groups_of(names.index(declared.name), (), arguments, 1)
+                _ = call.keys
+            except Exception as error:
+                self._refused[declared.name] = f"{type(error).__name__}: {error}"
+                continue
+            calls.append(call)
+        return calls
+
+    def _examine(self, calls: list[Call]) -> Difference | None:
+        """Return what differs that must not, if anything does."""
+        expected = self._run(calls)
+        self._executed.update(call.declared.name for call in calls)
+        found = self._repeated(calls, expected) or self._queries(calls, expected) or self._saved(calls, expected)
+        if found is not None:
+            return found
+        recorded = run_recorded(self.service, calls)
+        for order, at in self._neighbours(calls, recorded):
+            base = expected if order is calls else self._run(order)
+            touched = [recorded[order[place].number] for place in (at, at + 1)]
+            found = self._swapped(order, base, at) or self._overlapping(order, base, at, touched)
+            if found is not None:
+                return found
+        return None
+
+    def _neighbours(self, calls: list[Call], recorded: list[list[Access]]) -> Iterator[tuple[list[Call], int]]:
+        """Return orders that C-Dep allows, each with the place in it of two neighbours that are independent.
+
+        Those that are neighbours as issued, and others if they use the same state.
+        """
+        for at, one in enumerate(calls):
+            for beyond, other in enumerate(calls[at + 1 :], start=at + 1):
+                if one.depends_on(other) or (one.declared.query and other.declared.query) or _pair(one, other) in self.known:
+                    continue
+                if beyond == at + 1:
+                    yield calls, at
+                elif shared(recorded[at], recorded[beyond]):
+                    order = _side_by_side(calls, at, beyond)
+                    if order is not None:
+                        yield order, order.index(one)
+
+    def _run(self, calls: list[Call]) -> Run:
+        self.report.executions += 1
+        return run(self.service, calls)
+
+    def _repeated(self, calls: list[Call], expected: Run) -> Difference | None:
+        """Compare with the same order, here and with another hash seed."""
+        again = told(self._run(calls))
+        if again != told(expected):
+            return not_deterministic(self.report.suspects, calls, expected, again, with_other_hashes=False)
+        elsewhere = self.replay.run(calls)
+        if elsewhere is None:
+            return None
+        self.report.executions += 1
+        if elsewhere == again:
+            return None
+        is_steady = all(self.replay.run(calls) == elsewhere and told(self._run(calls)) == again for _ in range(_AGAIN))
+        return not_deterministic(self.report.suspects, calls, expected, elsewhere, with_other_hashes=is_steady)
+
+    def _queries(self, calls: list[Call], expected: Run) -> Difference | None:
+        """Look for queries that change the state."""
+        for at, call in enumerate(calls):
+            if call.declared.query and expected.states[at] != expected.states[at + 1]:
+                return changing_query(calls[: at + 1], expected.states[at], expected.states[at + 1])
+        return None
+
+    def _saved(self, calls: list[Call], expected: Run) -> Difference | None:
+        """Look for state that cannot be in a checkpoint."""
+        found = (unsavable(calls, problem) for problem in expected.problems)
+        return next((one for one in found if one.about not in self.known), None)
+
+    def _swapped(self, calls: list[Call], expected: Run, at: int) -> Difference | None:
+        """Compare with the order in which two neighbours are swapped."""
+        order = [*calls[:at], calls[at + 1], calls[at], *calls[at + 2 :]]
+        found = self._run(order)
+        if found.outcomes == expected.outcomes and found.states[-1] == expected.states[-1]:
+            return None
+        pair = calls[at], calls[at + 1]
+        shown = [call for call in calls if found.outcomes[call.number] != expected.outcomes[call.number]]
+        is_told_later = found.states[at + 2] == expected.states[at + 2] and not any(call in pair for call in shown)
+        if is_told_later and shown:
+            accesses = run_recorded(self.service, calls[: shown[0].number + 1])[-1]
+            return allowed_by_order(calls, order, expected, found, shown[0], accesses)
+        return not_the_same(calls, order, expected, found, at, run_recorded(self.service, calls[: at + 2])[at:])
+
+    def _overlapping(self, calls: list[Call], expected: Run, at: int, touched: list[list[Access]]) -> Difference | None:
+        """Compare with executions of two neighbours one in the midst of the other."""
+        pair = calls[at : at + 2]
+        for way in (0, 1):
+            outer, inner, own, others = pair[way], pair[1 - way], touched[way], touched[1 - way]
+            places = [number for number, one in enumerate(own) if any(one.conflicts(other) for other in others)]
+            # Before the first of them, it is as if the inner one came first.
+            for place in places[1 : 1 + _MIDST_MAX]:
+                self.report.executions += 1
+                overlapped = run_in_midst(self.service, calls[:at], outer, inner, place)
+                if overlapped is None:
+                    break
+                found, access = overlapped
+                is_same = all(expected.outcomes[number] == outcome for number, outcome in found.outcomes.items())
+                if not is_same or found.states[-1] != expected.states[at + 2]:
+                    return in_midst(calls[: at + 2], outer, inner, expected, found, (own, others), access)
+        return None
+
+    def unchecked(self) -> list[str]:
+        """Return what was not checked, and why."""
+        skipped = [] if self.replay.missing is None else [f"the order of sets: {self.replay.missing}"]
+        never = (name for name in self._declared if name not in self._executed and ("command", name) not in self.known)
+        reasons = ((name, self._refused.get(name, "try more examples")) for name in never)
+        return [*skipped, *(f"{name}: it was never executed; {reason}" for name, reason in reasons)]
 
 
-def main() -> None:
-    """Execute the sequences on standard input, and print a digest of each."""
-    from psmr.service import load
-
-    service = load(sys.argv[1])
-    for sequence in pickle.load(sys.stdin.buffer):  # noqa: S301 - its parent wrote it
-        calls = [Call(number, service.declarations[name], *rest) for number, (name, *rest) in enumerate(sequence)]
-        outcomes, state = run(service, calls)
-        digest = hashlib.sha256(state)
-        for outcome in outcomes.values():
-            digest.update(outcome.what)
-        print(digest.hexdigest())
+def _text(calls: list[Call]) -> str:
+    return " ".join(f"{call.now_ms} {call}" for call in calls)
 
 
-if __name__ == "__main__":
-    main()
+def _shortened(drawn: Drawn, differs: Callable[[Drawn], bool]) -> Drawn:
+    """Return the calls without those that are not needed: hypothesis gives up before it has tried each."""
+    for at in reversed(range(len(drawn))):
+        shorter = [*drawn[:at], *drawn[at + 1 :]]
+        if differs(shorter):
+            return _shortened(shorter, differs)
+    return drawn
+
+
+def _pair(one: Call, other: Call) -> tuple[str, ...]:
+    return ("pair", *sorted((one.declared.name, other.declared.name)))
+
+
+def _side_by_side(calls: list[Call], at: int, beyond: int) -> list[Call] | None:
+    """Return the calls in an order that C-Dep allows in which two are neighbours; None if there is none."""
+    one, other = calls[at], calls[beyond]
+    before: list[Call] = []
+    after: list[Call] = []
+    for call in calls[at + 1 : beyond]:
+        is_after = any(call.depends_on(earlier) for earlier in (one, *after))
+        (after if is_after else before).append(call)
+    if any(other.depends_on(call) for call in after):
+        return None
+    return [*calls[:at], *before, one, other, *after, *calls[beyond + 1 :]]

@@ -6,16 +6,21 @@ dependent ones in theirs, as replicas do.
 
 from __future__ import annotations
 
+import copy
 import functools
-import random
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from psmr.canonical import Form, Problem, canonical, canonical_exception, canonical_state
 from psmr.context import Context, standing_in
+from psmr.errors import UsageError
 from psmr.service import ALL, EACH, Declaration, Extent, Service, schema_of
+from psmr.state import describer
+from psmr.tracing import Access, Recorder
 
-__all__ = ["Call", "Instance", "Outcome", "allowed_order"]
+__all__ = ["Call", "Instance", "Outcome", "Run", "declared_of", "run", "run_in_midst", "run_recorded"]
 
 #: What a call depends on: every key, none, or these.
 KeySet = Literal["all", "none"] | frozenset[Any]
@@ -23,7 +28,7 @@ KeySet = Literal["all", "none"] | frozenset[Any]
 
 @dataclass(frozen=True)
 class Call:
-    """A command or query with its arguments, by name; `number` is its place in the order of issue."""
+    """A command, query or timer with its arguments, by name; `number` is its place in the order of issue."""
 
     number: int
     declared: Declaration
@@ -41,14 +46,14 @@ class Call:
         if isinstance(keys, Extent):
             return "all" if keys == ALL else "none"
         if callable(keys):
-            found = keys(**self.arguments)
+            found = keys(**copy.deepcopy(self.arguments))
             is_several = isinstance(found, (list, set, frozenset)) or type(found) is tuple
-            return frozenset(found) if is_several else frozenset([found])
+            return frozenset(map(_identity, found if is_several else [found]))
         gathered: list[Any] = []
         for name in (keys,) if isinstance(keys, str) else keys:
             value = self.arguments[str(name).removesuffix(EACH)]
             gathered.extend(value if str(name).endswith(EACH) else [value])
-        return frozenset(gathered)
+        return frozenset(map(_identity, gathered))
 
     def depends_on(self, other: Call) -> bool:
         """Whether the two may not be executed in either order (C-Dep)."""
@@ -59,14 +64,27 @@ class Call:
         return not frozenset(self.keys).isdisjoint(other.keys)
 
 
+def _identity(key: Any) -> tuple[object, Any]:
+    """Return what two keys have in common that are one: text within braces decides alone, and 1 is not True."""
+    if isinstance(key, str):
+        _, _, rest = key.partition("{")
+        tag, closing, _ = rest.partition("}")
+        return ("{}", tag) if tag and closing else (str, key)
+    return type(key), key
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a call returned or raised, in a form that can be compared."""
+    """What a call returned or raised; `what` is equal for equal outcomes."""
 
-    what: bytes
-    shown: str
+    what: Form
     value: Any = field(default=None, compare=False)
     raised: BaseException | None = field(default=None, compare=False)
+
+    @property
+    def shown(self) -> str:
+        """The outcome as a part of a sentence."""
+        return f"returns {self.what}" if self.raised is None else f"raises {self.what}"
 
 
 class Instance:
@@ -74,23 +92,30 @@ class Instance:
 
     def __init__(self, service: type[Service]) -> None:
         self.service = service
+        self.describe = describer(service.__module__)
         self._schema = schema_of(service)
-        self.object = service()
+        self.object = self._new()
+
+    def _new(self) -> Service:
+        try:
+            return self.service()
+        except Exception as error:
+            name = self.service.__qualname__
+            raise UsageError(f"{name}() raises {type(error).__name__}: {error}; let it be made without arguments") from error
 
     def execute(self, call: Call) -> Outcome:
-        """Execute a call, with a context that depends on the call alone."""
-        context = Context(call.now_ms, _mix(call.number), 1)
-        token = standing_in.set(context)
+        """Execute a call, with a context that depends on the call alone and arguments of its own, as replicas do."""
+        command_id, session = (0, None) if call.declared.query else (_mix(call.number), 1)
+        arguments = copy.deepcopy(call.arguments)
+        token = standing_in.set(Context(call.now_ms, command_id, session))
         try:
-            value = getattr(self.object, call.declared.name)(**call.arguments)
+            value = getattr(self.object, call.declared.name)(**arguments)
+            # A copy, since later commands may change what was returned.
+            return Outcome(canonical(value, self.describe), value=copy.deepcopy(value))
         except (Exception, SystemExit) as error:
-            shown = f"raises {type(error).__name__}: {error}"
-            return Outcome(f"{type(error).__qualname__} {error.args!r}".encode(), shown, raised=error)
+            return Outcome(canonical_exception(error, self.describe), raised=error)
         finally:
             standing_in.reset(token)
-        # A copy, since later commands may change what was returned.
-        what = self._schema.canonical([value])
-        return Outcome(what, f"returns {value!r}", value=self._schema.revive(what)[0])
 
     def run_timer(self, name: str, number: int, now_ms: int) -> None:
         """Run what runs by itself; what it raises is passed over, as by replicas."""
@@ -106,38 +131,91 @@ class Instance:
         """Return the state, in a form that is equal for equal ones."""
         return self._schema.canonical(self.object.snapshot())
 
+    def form(self) -> tuple[Form, tuple[Problem, ...]]:
+        """Return the state as it can be compared and shown, and what of it cannot be in a checkpoint."""
+        root = "self" if type(self.object).snapshot is Service.snapshot else "self.snapshot()"
+        return canonical_state(self.object.snapshot(), root, self.describe)
+
     def restart(self, state: bytes) -> None:
         """Replace the object by one that is made of a checkpoint."""
-        self.object = self.service()
+        self.object = self._new()
         self.object.restore(self._schema.revive(state))
 
 
-def allowed_order(calls: Sequence[Call], chance: random.Random) -> list[Call]:
-    """Return the calls in an order in which dependent ones stay in that of issue; others are shuffled."""
-    rest, order = list(calls), []
-    while rest:
-        free = [call for at, call in enumerate(rest) if not any(call.depends_on(before) for before in rest[:at])]
-        chosen = chance.choice(free)
-        rest.remove(chosen)
-        order.append(chosen)
-    return order
+def declared_of(service: type[Service]) -> dict[str, Declaration]:
+    """Return the commands and queries of a service by name, and its timers as what they are: commands of `ALL`."""
+    timers = {name: Declaration(name, False, ALL, inspect.signature(getattr(service, name))) for name in service.timers}
+    return {**service.declarations, **timers}
 
 
-def reversed_order(calls: Sequence[Call]) -> list[Call]:
-    """Return the calls in the allowed order that is farthest from that of issue."""
-    rest, order = list(calls), []
-    while rest:
-        free = [call for at, call in enumerate(rest) if not any(call.depends_on(before) for before in rest[:at])]
-        rest.remove(free[-1])
-        order.append(free[-1])
-    return order
+@dataclass(frozen=True)
+class Run:
+    """What calls did on an instance, one after the other."""
+
+    #: By number of the call.
+    outcomes: dict[int, Outcome]
+    #: Before the first call, and after each.
+    states: list[Form]
+    #: What cannot be in a checkpoint at the end.
+    problems: tuple[Problem, ...] = ()
 
 
-def run(service: type[Service], calls: Iterable[Call]) -> tuple[dict[int, Outcome], bytes]:
-    """Execute calls on a new instance; return the outcomes by number, and the state then."""
+def run(service: type[Service], calls: Sequence[Call]) -> Run:
+    """Execute calls on a new instance."""
     instance = Instance(service)
-    outcomes = {call.number: instance.execute(call) for call in calls}
-    return outcomes, instance.state()
+    outcomes = {}
+    state, problems = instance.form()
+    states = [state]
+    for call in calls:
+        outcomes[call.number] = instance.execute(call)
+        state, problems = instance.form()
+        states.append(state)
+    return Run(outcomes, states, problems)
+
+
+def run_recorded(service: type[Service], calls: Sequence[Call]) -> list[list[Access]]:
+    """Return what each of the calls does to the state of a new instance, executed one after the other."""
+    instance = Instance(service)
+    accesses = []
+    with Recorder(instance.describe) as recorder:
+        for call in calls:
+            _execute_recorded(instance, call, recorder)
+            accesses.append(recorder.accesses)
+    return accesses
+
+
+def run_in_midst(
+    service: type[Service], before: Sequence[Call], outer: Call, inner: Call, place: int
+) -> tuple[Run, Access] | None:
+    """Execute a call in the midst of another: before the access to the state that has this number in the other.
+
+    Returns what they did, and that access; None if the other has none of this number.
+    """
+    instance = Instance(service)
+    for call in before:
+        instance.execute(call)
+    outcomes: dict[int, Outcome] = {}
+
+    def interrupt(number: int) -> None:
+        if number == place:
+            recorder.is_on = False
+            outcomes[inner.number] = instance.execute(inner)
+            recorder.is_on = True
+
+    with Recorder(instance.describe) as recorder:
+        recorder.before = interrupt
+        outcomes[outer.number] = _execute_recorded(instance, outer, recorder)
+    return (Run(outcomes, [instance.form()[0]]), recorder.accesses[place]) if inner.number in outcomes else None
+
+
+def _execute_recorded(instance: Instance, call: Call, recorder: Recorder) -> Outcome:
+    recorder.adopt(instance.object)
+    recorder.accesses = []
+    recorder.is_on = True
+    try:
+        return instance.execute(call)
+    finally:
+        recorder.is_on = False
 
 
 def _mix(number: int) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
-from psmr.check import EXAMPLES_DEFAULT, Report
+from psmr.check import EXAMPLES_DEFAULT
 from psmr.check import check as check_service
-from psmr.cli.options import format_option, service_argument
+from psmr.cli.options import format_option, service_argument, terminate_as_interrupt
 from psmr.config import SERVICES
 from psmr.errors import UsageError
 from psmr.service import load
@@ -24,34 +26,33 @@ from psmr.service import load
     show_default=True,
     help="Sequences of commands that are tried.",
 )
-@click.option("--seed", type=click.IntRange(0), help="Try others.  [default: the same each time]")
-@click.option("--strict", is_flag=True, help="What is suspect in the source is a failure too.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another one tries other sequences.")
+@click.option("--strict", is_flag=True, help="Warnings are failures too.")
 @format_option
-def check(service: str, examples: int, seed: int | None, strict: bool, output: str) -> int:
+def check(service: str, examples: int, seed: int, strict: bool, output: str) -> int:
     """Find commands that are declared independent and are not, and what is not deterministic.
 
     SERVICE is FILE:CLASS. Exit code 1: something was found.
     """
     if service in SERVICES:
         raise UsageError(f"{service} is a service of this package, and checked by its own tests; name FILE:CLASS")
+    terminate_as_interrupt()
     cls = load(service)
-    if sys.stderr.isatty() and output == "table":
-        with click.progressbar(length=examples, label="checking", file=sys.stderr) as bar:
-            report = check_service(cls, examples=examples, seed=seed, on_progress=lambda _: bar.update(1))
-    else:
-        report = check_service(cls, examples=examples, seed=seed)
-    if output == "json":
-        click.echo(json.dumps(report.as_table()))
-    else:
-        _print(report)
-    return 1 if report.difference is not None or (strict and report.suspects) else 0
+    with _progress(examples) as tell:
+        report = check_service(cls, examples=examples, seed=seed, on_progress=tell)
+    click.echo(json.dumps(report.as_table()) if output == "json" else str(report))
+    return 1 if report.differences or (strict and report.suspects) else 0
 
 
-def _print(report: Report) -> None:
-    for suspect in report.suspects:
-        click.echo(f"{suspect.place}: {suspect.what}; {suspect.remedy}")
-    tried = f"{report.sequences} sequences of commands, {report.executions} executions"
-    if report.difference is None:
-        click.echo(f"{report.service}: {tried}: none differs from what its declarations promise")
-    else:
-        click.echo(f"{report.service}: {report.difference}")
+@contextmanager
+def _progress(examples: int) -> Iterator[Callable[[int], None]]:
+    """Show how far a search has come, on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("checking", total=examples)
+        yield lambda done: progress.update(task, completed=done)
