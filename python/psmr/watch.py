@@ -43,8 +43,8 @@ class SlowCommands:
 
     def look(self, now: float) -> None:
         """Look once."""
-        ours = {thread.ident for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}  # noqa: SLF001
-        frames = {ident: frame for ident, frame in sys._current_frames().items() if ident not in ours}  # noqa: SLF001
+        workers = set(_psmr.workers())
+        frames = {ident: frame for ident, frame in sys._current_frames().items() if ident in workers}  # noqa: SLF001
         seen = {}
         for ident, frame in frames.items():
             command = frame

@@ -253,3 +253,33 @@ with psmr.connect({addresses[0]!r}, Bank) as bank:
     time.sleep(0.3)
     waiting.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in waiting.communicate(timeout=20)[1]
+
+
+def test_a_replica_whose_state_differs_ends_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        """from __future__ import annotations
+import sys
+import psmr
+
+class Odd(psmr.Service):
+    def __init__(self) -> None:
+        self.seen: dict[str, bool] = {}
+
+    @psmr.command(keys="name")
+    def see(self, name: str) -> None:
+        self.seen[name] = any("replica-2" in argument for argument in sys.argv)
+"""
+    )
+    reference = f"{tmp_path}/odd.py:Odd"
+    layout = Layout(reference, groups=2, durability="fsync")
+    asked = cluster.Options(layout, port=None, data=tmp_path / "data", watched=("--compare-every", "1"))
+    with cluster.running(asked, 60) as servers, psmr.connect(servers.addresses, load(reference)) as odd:
+        odd.see("a")
+        log = servers.directory / "replica-2.log"
+        until = time.monotonic() + 40
+        while "the state of replica 2 differs from that of 2 of 3" not in log.read_text():
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.2)
+        assert "the last command that began here: Odd.see" in log.read_text()
+        assert "Traceback" not in log.read_text()
+        odd.see("b")

@@ -46,6 +46,19 @@ pub fn context(py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
     Ok(Some(made))
 }
 
+/// Python's numbers of the threads that execute commands.
+static WORKERS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+fn workers_known() -> MutexGuard<'static, Vec<u64>> {
+    WORKERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The threads of this process that execute commands, by `threading.get_ident`.
+#[pyfunction]
+pub fn workers() -> Vec<u64> {
+    workers_known().clone()
+}
+
 /// Whether this thread executes a command.
 pub fn is_executing() -> bool {
     CURRENT.with_borrow(Option::is_some)
@@ -181,7 +194,13 @@ impl Service for PythonService {
 
     fn with_worker(&self, work: &mut (dyn FnMut() + Send)) {
         // The thread is made known to Python once, rather than for each batch.
-        Python::attach(|py| py.detach(work));
+        Python::attach(|py| {
+            let ident = py.import("threading").and_then(|module| module.call_method0("get_ident")?.extract::<u64>());
+            let ident = ident.unwrap_or_default();
+            workers_known().push(ident);
+            py.detach(work);
+            workers_known().retain(|known| *known != ident);
+        });
     }
 
     fn partition(&self, group: GroupId, _topology: &Topology) -> Box<dyn Partition> {

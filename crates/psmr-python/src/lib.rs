@@ -43,5 +43,6 @@ fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<line::Line>()?;
     module.add_class::<line::Replica>()?;
     module.add_function(wrap_pyfunction!(host::context, module)?)?;
+    module.add_function(wrap_pyfunction!(host::workers, module)?)?;
     Ok(())
 }
