@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from psmr.dependencies import Fixed, same
 from psmr.errors import UsageError
-from psmr.service import ALL, NONE, Service, command, explain, load, query
+from psmr.service import ALL, NONE, Service, command, explain, load, query, schema_of
 from tests.cli.test_usage import run
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reference" / "declaring-services.md"
@@ -163,3 +166,90 @@ def test_the_command_line_explains_a_class(bank_file: Path, capsys: pytest.Captu
     code, out, _ = run(capsys, "explain", f"{bank_file}:Bank")
     assert code == 0
     assert "transfer" in out
+
+
+def commands_of(depends: Any) -> type[Service]:
+    class Store(Service):
+        @command()
+        def insert(self, key: str) -> None: ...
+
+        @query()
+        def read(self, key: str) -> None: ...
+
+        @command()
+        def update(self, key: str, other: str) -> None: ...
+
+        @command()
+        def clear(self) -> None: ...
+
+        locals()["depends"] = depends
+
+    return Store
+
+
+@pytest.mark.parametrize(
+    ("depends", "keys"),
+    [
+        ([("update", "update", same("key"))], {"insert": NONE, "read": NONE, "update": ("key",), "clear": NONE}),
+        (
+            [("insert", "insert"), ("read", "update", same("key", "other"))],
+            {"insert": (Fixed("insert"),), "read": ("key",), "update": ("other",), "clear": NONE},
+        ),
+        (
+            [("clear", name) for name in ("clear", "insert", "read", "update")] + [("read", "update", same("key"))],
+            {"insert": (Fixed("insert"),), "read": ("key",), "update": ("key",), "clear": ALL},
+        ),
+        ([("insert", "clear"), ("clear", "clear")], {"insert": (Fixed("clear"),), "clear": (Fixed("clear"),), "read": NONE}),
+    ],
+)
+def test_keys_follow_from_pairs_of_commands(depends: Any, keys: dict[str, Any]) -> None:
+    declared = commands_of(depends).declarations
+    assert {name: declared[name].keys for name in keys} == keys
+
+
+NAMES = st.sampled_from(["insert", "read", "update", "clear"])
+UNDER_KEY = st.sampled_from(["insert", "read", "update"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(NAMES, NAMES) | st.tuples(UNDER_KEY, UNDER_KEY, st.just(same("key"))), min_size=1, max_size=6),
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["a", "b"]),
+)
+def test_commands_of_a_pair_share_a_group_whatever_the_pairs(depends: Any, one: str, other: str) -> None:
+    store = commands_of(depends)
+    schema, names = schema_of(store), list(store.declarations)
+
+    def groups(name: str, key: str) -> set[int]:
+        arguments = {"insert": (key,), "read": (key,), "update": (key, "x"), "clear": ()}[name]
+        return set(schema.groups_of(names.index(name), arguments, None, 64))
+
+    for first, second, *under in depends:
+        if not under or one == other:
+            assert groups(first, one) & groups(second, other)
+
+
+@pytest.mark.parametrize(
+    ("depends", "message"),
+    [
+        ([("insert", "delete")], "'delete' is no command without keys; those are insert, read, update, clear"),
+        ([("insert", "clear", same("key"))], "clear has no argument 'key'; it has none"),
+        ([("insert",)], "is not a pair of commands' names"),
+        ([("insert", "read", "key")], "is not a pair of commands' names, or a pair and psmr.same"),
+        ([], "Store.insert: has no keys; write keys=..., or list what depends on what"),
+    ],
+)
+def test_pairs_that_cannot_be_are_refused(depends: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        commands_of(depends)
+
+
+def test_depends_beside_keys_is_refused() -> None:
+    with pytest.raises(UsageError, match="every command has keys already"):
+
+        class Both(Service):
+            depends = (("put", "put"),)
+
+            @command(keys="key")
+            def put(self, key: str) -> None: ...

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from psmr import _psmr
 from psmr.client import Client, Pipeline
 from psmr.context import Context
+from psmr.dependencies import Fixed, same
 from psmr.errors import (
     ArgumentError,
     CommandError,
@@ -37,6 +38,7 @@ __all__ = [
     "Client",
     "CommandError",
     "Context",
+    "Fixed",
     "KeyValue",
     "OutcomeUnknown",
     "Pipeline",
@@ -52,6 +54,7 @@ __all__ = [
     "every",
     "local",
     "query",
+    "same",
 ]
 
 __version__ = _psmr.version

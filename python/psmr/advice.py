@@ -222,7 +222,7 @@ def _with_key(call: Call, argument: str) -> str | None:
         return f"declare keys={argument!r} on {name}" if keys == NONE else None
     if callable(keys):
         return f"let the keys of {name} be made of {argument} too, as others make theirs"
-    names = (keys,) if isinstance(keys, str) else keys
+    names = keys if isinstance(keys, tuple) else (keys,)
     if argument in names:
         return None
     return f"declare keys=({', '.join(map(repr, (*names, argument)))}) on {name}"

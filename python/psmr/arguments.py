@@ -51,7 +51,7 @@ def _key_arguments(declared: Declaration) -> set[str]:
     """Return the arguments that are keys."""
     keys = declared.keys
     names = (keys,) if isinstance(keys, str) else keys if isinstance(keys, tuple) else ()
-    return {str(name).removesuffix(EACH) for name in names}
+    return {name.removesuffix(EACH) for name in names if isinstance(name, str)}
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from psmr.canonical import Form, Problem, canonical, canonical_exception, canonical_state
 from psmr.context import Context, standing_in
+from psmr.dependencies import Fixed
 from psmr.errors import UsageError
 from psmr.service import ALL, EACH, Declaration, Extent, Service, schema_of
 from psmr.state import describer
@@ -50,9 +51,12 @@ class Call:
             is_several = isinstance(found, (list, set, frozenset)) or type(found) is tuple
             return frozenset(map(_identity, found if is_several else [found]))
         gathered: list[Any] = []
-        for name in (keys,) if isinstance(keys, str) else keys:
-            value = self.arguments[str(name).removesuffix(EACH)]
-            gathered.extend(value if str(name).endswith(EACH) else [value])
+        for name in keys if isinstance(keys, tuple) else (keys,):
+            if isinstance(name, Fixed):
+                gathered.append(name)
+                continue
+            value = self.arguments[name.removesuffix(EACH)]
+            gathered.extend(value if name.endswith(EACH) else [value])
         return frozenset(map(_identity, gathered))
 
     def depends_on(self, other: Call) -> bool:

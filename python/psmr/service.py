@@ -11,12 +11,13 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, TypeVar, Union, cast
 
 from psmr import _psmr
 from psmr.context import Context, standing_in
+from psmr.dependencies import Fixed, Pairs, keys_of
 from psmr.errors import PsmrError, UsageError, of_file, raised_by_command
 from psmr.shapes import Shapes, hints_of
 from psmr.state import describer, finder
@@ -42,9 +43,11 @@ ALL: Final = Extent("ALL")
 NONE: Final = Extent("NONE")
 
 #: An argument's name, several, a function of the arguments (all of them, by name) that returns the keys, `ALL` or `NONE`.
-#: `accounts[*]` names each item of the argument `accounts`.
-Keys = Union[str, tuple[str, ...], Callable[..., Any], Extent]
+#: `accounts[*]` names each item of the argument `accounts`; `Fixed("log")` is the same key in every call.
+Keys = Union[str, Fixed, tuple[Union[str, Fixed], ...], Callable[..., Any], Extent]
 
+#: The keys of a command whose class has `depends`, before they are known.
+_FROM_DEPENDS: Final = Fixed("")
 _MARK = "__psmr_declared__"
 _PERIOD = "__psmr_period__"
 _SCHEMA = "__psmr_schema__"
@@ -53,7 +56,7 @@ _SECONDS_MIN, _SECONDS_MAX = 0.01, 86_400 * 366
 EACH = "[*]"
 
 #: What a service, or a client of one, has besides its commands.
-_TAKEN = ("call", "close", "context", "declarations", "pipeline", "restore", "service", "snapshot", "timers")
+_TAKEN = ("call", "close", "context", "declarations", "depends", "pipeline", "restore", "service", "snapshot", "timers")
 _KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -69,24 +72,38 @@ class Declaration:
 
     def depends_on(self, other: Declaration) -> Literal["always", "same key", "never"]:
         """Return when this command and the other one must not run concurrently (an entry of C-Dep)."""
-        extents = (self.keys, other.keys)
-        if NONE in extents or (self.query and other.query):
+        if NONE in (self.keys, other.keys) or (self.query and other.query):
             return "never"
-        return "always" if ALL in extents else "same key"
+        if ALL in (self.keys, other.keys) or self._fixed & other._fixed:
+            return "always"
+        return "same key" if self._has_arguments and other._has_arguments else "never"
+
+    @property
+    def _fixed(self) -> set[Fixed]:
+        return {key for key in self.keys if isinstance(key, Fixed)} if isinstance(self.keys, tuple) else set()
+
+    @property
+    def _has_arguments(self) -> bool:
+        return not isinstance(self.keys, tuple) or len(self.keys) > len(self._fixed)
+
+    @property
+    def _has_one_key(self) -> bool:
+        one = self.keys[0] if isinstance(self.keys, tuple) and len(self.keys) == 1 else self.keys
+        return isinstance(one, Fixed) or (isinstance(one, str) and not one.endswith(EACH))
 
     @property
     def groups(self) -> str:
         """The groups that the command is multicast to (an entry of C-G)."""
         if isinstance(self.keys, Extent):
             return "all groups" if self.keys == ALL else "any one group"
-        return "the key's group" if isinstance(self.keys, str) else "the keys' groups"
+        return "the key's group" if self._has_one_key else "the keys' groups"
 
     @property
     def mode(self) -> str:
         """How the command is executed, in the words of the extension's own services."""
         if self.keys == ALL:
             return "synchronous at one replica" if self.query else "synchronous"
-        if self.keys == NONE or isinstance(self.keys, str):
+        if self.keys == NONE or self._has_one_key:
             return "read of one group, not ordered" if self.query else "parallel"
         if self.query:
             return "read of one group, not ordered; over several, synchronous at one replica"
@@ -119,6 +136,9 @@ class Service(metaclass=_ServiceType):
 
     #: The commands by name, in order of definition, those of base classes first.
     declarations: ClassVar[dict[str, Declaration]] = {}
+    #: The paper's C-Dep, for commands without keys: pairs of names, or pairs and `same(argument)`. A command in no pair
+    #: depends on nothing.
+    depends: ClassVar[Pairs] = ()
     #: Methods that run by themselves, and how often, in milliseconds.
     timers: ClassVar[dict[str, int]] = {}
 
@@ -161,17 +181,37 @@ class Service(metaclass=_ServiceType):
                     f"{cls.__qualname__}.{attribute}: replaces a command of a base class and is none; "
                     "mark it with @command or @query, or rename it"
                 )
-        cls.declarations, cls.timers = declared, timers
+        cls.declarations, cls.timers = _with_keys(cls, declared), timers
 
 
-def command(*, keys: Keys) -> Callable[[Function], Function]:
-    """Mark a method as a command: ordered, and executed by every replica."""
+def command(*, keys: Keys | None = None) -> Callable[[Function], Function]:
+    """Mark a method as a command: ordered, and executed by every replica. Without keys, the class has them in `depends`."""
     return _marker(keys, query=False)
 
 
-def query(*, keys: Keys) -> Callable[[Function], Function]:
-    """Mark a method as a query: it changes nothing."""
+def query(*, keys: Keys | None = None) -> Callable[[Function], Function]:
+    """Mark a method as a query: it changes nothing. Without keys, the class has them in `depends`."""
     return _marker(keys, query=True)
+
+
+def _with_keys(cls: type[Service], declared: dict[str, Declaration]) -> dict[str, Declaration]:
+    """Give the commands without keys those that follow from `depends`."""
+    without = {name: list(one.signature.parameters)[1:] for name, one in declared.items() if one.keys == _FROM_DEPENDS}
+    place = cls.__qualname__
+    if not without:
+        if "depends" in vars(cls):
+            raise UsageError(f"{place}.depends: every command has keys already; drop those, or depends")
+        return declared
+    if not cls.depends:
+        name = next(iter(without))
+        raise UsageError(f"{place}.{name}: has no keys; write keys=..., or list what depends on what in {place}.depends")
+    terms = keys_of(place, cls.depends, without)
+
+    def keys(name: str) -> Keys:
+        own = terms[name]
+        return ALL if own is None else own or NONE
+
+    return {name: replace(one, keys=keys(name)) if name in without else one for name, one in declared.items()}
 
 
 def every(*, seconds: float) -> Callable[[Function], Function]:
@@ -205,7 +245,7 @@ def _timer(owner: type, name: str, function: Callable[..., Any]) -> int:
     return period
 
 
-def _marker(keys: Keys, *, query: bool) -> Callable[[Function], Function]:
+def _marker(keys: Keys | None, *, query: bool) -> Callable[[Function], Function]:
     """Return the decorator; it leaves the method as it is, but for its mark."""
 
     def mark(function: Function) -> Function:
@@ -260,15 +300,17 @@ def _check_argument(place: str, argument: inspect.Parameter) -> None:
 
 def _check_keys(place: str, keys: object, arguments: list[str]) -> Keys:
     """Return `keys` if they are keys, of arguments that there are."""
+    if keys is None:
+        return _FROM_DEPENDS
     if isinstance(keys, Extent):
         return keys
-    names = (keys,) if isinstance(keys, str) else keys
+    names = (keys,) if isinstance(keys, (str, Fixed)) else keys
     known = f"it has {', '.join(arguments)}" if arguments else "it has none: write keys=ALL or keys=NONE"
     if isinstance(names, tuple):
         if not names:
             raise UsageError(f"{place}: keys=() names no argument; {known}; keys=NONE says that it depends on nothing")
         for name in names:
-            if name.removesuffix(EACH) not in arguments:
+            if not isinstance(name, Fixed) and str(name).removesuffix(EACH) not in arguments:
                 raise UsageError(f"{place}: keys has {name!r}, which is no argument; {known}")
         return keys if isinstance(keys, str) else names
     if callable(keys):
@@ -279,7 +321,7 @@ def _check_keys(place: str, keys: object, arguments: list[str]) -> Keys:
             )
         return keys
     raise UsageError(
-        f"{place}: keys={keys!r}; allowed is an argument's name, a tuple of names, a function of the arguments, ALL, NONE"
+        f"{place}: keys={keys!r}; allowed is an argument's name, a tuple of names, a function of the arguments, Fixed, ALL, NONE"
     )
 
 
@@ -390,7 +432,10 @@ def _command_row(service: type[Service], one: Declaration, shapes: Shapes) -> tu
         keys = one.keys.name
     elif isinstance(one.keys, (str, tuple)):
         chosen = (one.keys,) if isinstance(one.keys, str) else one.keys
-        keys = [(names.index(name.removesuffix(EACH)), name.endswith(EACH)) for name in chosen]
+        keys = [
+            key.label.encode() if isinstance(key, Fixed) else (names.index(key.removesuffix(EACH)), key.endswith(EACH))
+            for key in chosen
+        ]
     told = keys if isinstance(keys, (str, list)) else "function"
     line = f"{one.name} {one.query} {[row[:2] for row in rows]} {told} -> {result}"
     return (one.name, one.query, rows, positional, keys, result), line

@@ -18,7 +18,7 @@ use psmr_core::service::Service;
 use psmr_node::client_thread::GatewayFactory;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -33,10 +33,19 @@ const UNFIT: u8 = 2;
 enum Keys {
     All,
     None,
-    /// Arguments by number; true: each item of it is a key.
-    Arguments(Vec<(usize, bool)>),
+    Terms(Vec<Term>),
     /// A function of the arguments, which returns one key, or a list, tuple or set of keys.
     Function(Py<PyAny>),
+}
+
+/// One of several keys.
+#[derive(FromPyObject)]
+enum Term {
+    /// An argument by number; true: each item of it is a key.
+    Argument(usize, bool),
+    /// The same in every call.
+    #[pyo3(transparent)]
+    Fixed(Vec<u8>),
 }
 
 struct Parameter {
@@ -180,8 +189,8 @@ fn read_command(service: &str, row: &Bound<'_, PyTuple>) -> PyResult<Declared> {
     let keys = match keys.extract::<String>() {
         Ok(extent) if extent == "ALL" => Keys::All,
         Ok(_) => Keys::None,
-        Err(_) => match keys.extract::<Vec<(usize, bool)>>() {
-            Ok(arguments) => Keys::Arguments(arguments),
+        Err(_) => match keys.extract::<Vec<Term>>() {
+            Ok(terms) => Keys::Terms(terms),
             Err(_) => Keys::Function(keys.unbind()),
         },
     };
@@ -248,11 +257,12 @@ impl Declarations {
         match &declared.keys {
             Keys::All => return Ok(topology.all()),
             Keys::None => {}
-            Keys::Arguments(numbers) => {
-                for (number, is_each) in numbers {
-                    match is_each {
-                        false => add(&values[*number])?,
-                        true => values[*number].try_iter()?.try_for_each(|key| add(&key?))?,
+            Keys::Terms(terms) => {
+                for term in terms {
+                    match term {
+                        Term::Argument(number, false) => add(&values[*number])?,
+                        Term::Argument(number, true) => values[*number].try_iter()?.try_for_each(|key| add(&key?))?,
+                        Term::Fixed(label) => add(PyBytes::new(py, label).as_any())?,
                     }
                 }
             }
