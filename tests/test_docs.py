@@ -128,3 +128,28 @@ def test_the_table_of_commands_is_that_of_the_engine() -> None:
     if "PSMR_REWRITE" in os.environ:
         page.write_text(whole)
     assert page.read_text() == whole, "PSMR_REWRITE=1 pytest tests/test_docs.py writes it anew"
+
+
+@pytest.mark.e2e
+def test_the_tutorial(tmp_path: Path) -> None:
+    text = (ROOT / "docs/guides/tutorial.md").read_text()
+    python = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    shell = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    (tmp_path / "votes.py").write_text(python[0])
+    first = consecutive_ports(3)
+    use = python[1]
+    for offset in range(3):
+        shell = shell.replace(str(7479 + offset), str(first + offset))
+        use = use.replace(str(7479 + offset), str(first + offset))
+    (tmp_path / "use.py").write_text(use)
+    # The program comes last in the text, while the cluster still runs.
+    shell = shell.replace("kill $! &&", "python use.py\nkill $! &&")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    ran = subprocess.run(
+        ["bash", "-euc", shell], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for line in ("nothing found", "True", "{'black': 1, 'green': 1}", "{'black': 2, 'green': 1}", "{'black': 2, 'green': 2}"):
+        assert line in ran.stdout
+    assert ran.stdout.count("serving") == 3
