@@ -7,6 +7,7 @@ import datetime
 import decimal
 import enum
 import random
+import types
 import typing
 import uuid
 from collections.abc import Callable
@@ -254,3 +255,24 @@ def test_a_container_that_is_in_two_places_is_named() -> None:
 
     with pytest.raises(psmr.UsageError, match=r"Twice\.other is a list that is also somewhere else in the state"):
         psmr.local(Twice)
+
+
+def test_structs_of_msgspec_come_back_as_they_were() -> None:
+    msgspec = pytest.importorskip("msgspec")
+    struct = msgspec.defstruct("Item", [("name", str), ("tags", list[str]), ("price", Optional[float], None)])  # noqa: UP045
+    with psmr.local(echo_of(types.GenericAlias(list, (struct,))), groups=1) as echo:
+        value = [struct("a", ["x"], 1.5), struct("b", [])]
+        assert echo.echo(value) == value
+        with pytest.raises(psmr.ArgumentError, match=r"value\[0\]\.name: is 1 \(int\); str is due"):
+            echo.echo([struct(1, [])])
+
+
+def test_models_of_pydantic_come_back_as_they_were() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    inner = pydantic.create_model("Inner", at=(datetime.datetime, ...))
+    model = pydantic.create_model("Item", name=(str, ...), inner=(inner, ...), count=(int, 0))
+    with psmr.local(echo_of(model), groups=1) as echo:
+        value = model(name="a", inner=inner(at=datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)))
+        assert echo.echo(value) == value
+        with pytest.raises(psmr.ArgumentError, match="Item is due"):
+            echo.echo({"name": "a"})
