@@ -98,6 +98,10 @@ def test_a_client_of_redis_cluster(shared: Local, protocol: int) -> None:
         assert all(client.set(key, value) for key, value in keys.items())
         assert [client.get(key) for key in keys] == [value.encode() for value in keys.values()]
         assert client.cluster_keyslot("{foo}x") == 12182
+        nodes = {(node.name, node.server_type) for node in client.get_nodes()}
+        ports = [shared.port + number for number in (1, 0, 2)]
+        kinds = ["primary", "replica", "replica"]
+        assert nodes == {(f"127.0.0.1:{port}", kind) for port, kind in zip(ports, kinds, strict=True)}
         assert all(client.delete(key) == 1 for key in keys)
         client.disconnect_connection_pools()
 

@@ -77,6 +77,10 @@ pub trait Sink {
     fn wall_ms(&self) -> u64;
     /// The connections of this replica, ascending by id.
     fn clients(&self) -> Vec<ClientInfo>;
+    /// Where clients connect to each replica (`host:port`), as far as that is known here.
+    fn addresses(&self) -> Vec<(u8, String)> {
+        Vec::new()
+    }
     /// What the replica's process has used, where that can be told.
     fn usage(&self) -> Option<Usage> {
         None

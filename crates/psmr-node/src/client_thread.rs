@@ -438,11 +438,11 @@ impl Clients {
         // Their ids begin after 1.
         let connections = self.next_id - 1;
         let Seat::Client(connection) = &mut self.seats[at] else { return };
-        let Parts { proxy, node, directory, .. } = &mut self.parts;
+        let Parts { proxy, node, directory, addresses, .. } = &mut self.parts;
         let clients = || directory.lock().unwrap_or_else(PoisonError::into_inner).clone();
         connection.work(
             at as u32,
-            &mut Lent { proxy, node, clients: &clients, connections, timed: &mut self.timed },
+            &mut Lent { proxy, node, clients: &clients, addresses, connections, timed: &mut self.timed },
             &mut self.scratch,
         );
         self.held_up |= connection.is_held_up();

@@ -1,6 +1,7 @@
 //! One client connection: bytes in, requests to the proxy, replies in order of issue, bytes out.
 
 use crate::clock::wall_ms;
+use crate::native::AddressBook;
 use psmr_core::client::{ClientProxy, ConnectionOrder};
 use psmr_core::command::{GroupId, GroupSet};
 use psmr_core::config::COMMAND_BYTES_MAX;
@@ -81,6 +82,7 @@ pub struct Lent<'a> {
     pub timed: &'a mut Option<(u64, Instant)>,
     pub node: &'a NodeInfo,
     pub clients: &'a dyn Fn() -> Vec<ClientInfo>,
+    pub addresses: &'a AddressBook,
     /// How many there have been.
     pub connections: u64,
 }
@@ -325,6 +327,10 @@ impl Sink for Requests<'_, '_> {
 
     fn clients(&self) -> Vec<ClientInfo> {
         (self.lent.clients)()
+    }
+
+    fn addresses(&self) -> Vec<(u8, String)> {
+        self.lent.addresses.entries()
     }
 
     fn usage(&self) -> Option<Usage> {

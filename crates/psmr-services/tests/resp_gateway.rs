@@ -285,17 +285,18 @@ fn clients_are_listed_as_they_call_themselves() {
 }
 
 #[test]
-fn a_client_of_redis_cluster_finds_all_slots_here() {
+fn a_client_of_redis_cluster_finds_all_slots_here_and_the_other_replicas() {
     let mut connection = Connection::new(7);
-    let id = format!("{:040x}", 1);
+    let [id, other] = [1, 2].map(|replica| format!("{replica:040x}"));
     assert_eq!(connection.words("CLUSTER MYID"), format!("$40\r\n{id}\r\n"));
-    let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*4\r\n$0\r\n\r\n:7379\r\n$40\r\n{id}\r\n*0\r\n");
+    let slots = format!("*1\r\n*4\r\n:0\r\n:16383\r\n*4\r\n$0\r\n\r\n:7379\r\n$40\r\n{id}\r\n*0\r\n");
+    let slots = format!("{slots}*4\r\n$3\r\n::1\r\n:7380\r\n$40\r\n{other}\r\n*0\r\n");
     assert_eq!(connection.words("CLUSTER SLOTS"), slots);
-    let line = format!("{id} :7379@0 myself,master - 0 0 0 connected 0-16383\n");
+    let line = format!("{id} :7379@0 myself,master - 0 0 0 connected 0-16383\n{other} ::1:7380@0 slave {id} 0 0 0 connected\n");
     assert_eq!(connection.words("CLUSTER NODES"), format!("${}\r\n{line}\r\n", line.len()));
     assert!(connection.words("CLUSTER INFO").contains("cluster_state:ok\r\ncluster_slots_assigned:16384\r\n"));
     let shards = connection.words("CLUSTER SHARDS");
-    assert!(shards.starts_with("*1\r\n*4\r\n$5\r\nslots\r\n*2\r\n:0\r\n:16383\r\n$5\r\nnodes\r\n*1\r\n*14\r\n"), "{shards}");
+    assert!(shards.starts_with("*1\r\n*4\r\n$5\r\nslots\r\n*2\r\n:0\r\n:16383\r\n$5\r\nnodes\r\n*2\r\n*14\r\n"), "{shards}");
     assert_eq!(connection.words("CLUSTER KEYSLOT {foo}x"), ":12182\r\n");
     assert!(connection.words("CLUSTER COUNTKEYSINSLOT 1").starts_with("-ERR unknown subcommand"));
 }

@@ -1,5 +1,5 @@
-//! CLUSTER: to clients of Redis Cluster, a replica is a cluster's one shard that has all slots, as it executes every
-//! command. The slots are Redis's, by CRC16, and no group's: which group a key is in concerns nobody outside.
+//! CLUSTER: to clients of Redis Cluster, the replica that they ask is the master of the one shard that has all slots, and the
+//! others are its replicas: each executes every command. The slots are Redis's, by CRC16, and no group's: which group a key is in concerns nobody outside.
 
 use super::write::Writer;
 use super::{Request, RespGateway};
@@ -25,35 +25,43 @@ pub fn info(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
 }
 
 pub fn my_id(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
-    let id = node_id(sink.node());
+    let id = node_id(sink.node(), sink.node().replica);
     gateway.answer(sink, |writer| writer.bulk(id.as_bytes()));
 }
 
 pub fn nodes(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
-    let node = sink.node();
-    // There is no bus: its port is 0.
-    let line = format!("{} :{}@0 myself,master - 0 0 0 connected 0-{}\n", node_id(node), node.port, SLOTS - 1);
-    gateway.answer(sink, |writer| writer.verbatim(line.as_bytes()));
+    let (own, all) = (node_id(sink.node(), sink.node().replica), members(sink));
+    let line = |member: &Member| {
+        // There is no bus: its port is 0.
+        let place = format!("{} {}:{}@0", member.id, member.host, member.port);
+        match member.id == own {
+            true => format!("{place} myself,master - 0 0 0 connected 0-{}\n", SLOTS - 1),
+            false => format!("{place} slave {own} 0 0 0 connected\n"),
+        }
+    };
+    let text: String = all.iter().map(line).collect();
+    gateway.answer(sink, |writer| writer.verbatim(text.as_bytes()));
 }
 
-/// Clients understand an empty host as the one that they are connected to.
 pub fn slots(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
-    let (id, port) = (node_id(sink.node()), sink.node().port);
+    let all = members(sink);
     gateway.answer(sink, |writer| {
         writer.array(1);
-        writer.array(3);
+        writer.array(2 + all.len());
         writer.integer(0);
         writer.integer(i64::from(SLOTS - 1));
-        writer.array(4);
-        writer.bulk(b"");
-        writer.integer(i64::from(port));
-        writer.bulk(id.as_bytes());
-        writer.map(0);
+        for member in &all {
+            writer.array(4);
+            writer.bulk(member.host.as_bytes());
+            writer.integer(i64::from(member.port));
+            writer.bulk(member.id.as_bytes());
+            writer.map(0);
+        }
     });
 }
 
 pub fn shards(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
-    let (id, port) = (node_id(sink.node()), sink.node().port);
+    let (own, all) = (node_id(sink.node(), sink.node().replica), members(sink));
     gateway.answer(sink, |writer| {
         let field = |writer: &mut Writer<'_>, name: &str, value: &str| {
             writer.bulk(name.as_bytes());
@@ -70,16 +78,41 @@ pub fn shards(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
         writer.integer(0);
         writer.integer(i64::from(SLOTS - 1));
         writer.bulk(b"nodes");
-        writer.array(1);
-        writer.map(7);
-        field(writer, "id", &id);
-        number(writer, "port", i64::from(port));
-        field(writer, "ip", "");
-        field(writer, "endpoint", "");
-        field(writer, "role", "master");
-        number(writer, "replication-offset", 0);
-        field(writer, "health", "online");
+        writer.array(all.len());
+        for member in &all {
+            writer.map(7);
+            field(writer, "id", &member.id);
+            number(writer, "port", i64::from(member.port));
+            field(writer, "ip", &member.host);
+            field(writer, "endpoint", &member.host);
+            field(writer, "role", if member.id == own { "master" } else { "replica" });
+            number(writer, "replication-offset", 0);
+            field(writer, "health", "online");
+        }
     });
+}
+
+/// A replica, as clients of Redis Cluster know nodes.
+struct Member {
+    id: String,
+    /// Empty for the one that is asked: clients understand that as the host that they are connected to.
+    host: String,
+    port: u16,
+}
+
+/// The replica that is asked, to its clients the master, and the others whose addresses are known.
+fn members(sink: &dyn Sink) -> Vec<Member> {
+    let node = sink.node();
+    let mut others = sink.addresses();
+    others.retain(|(replica, _)| *replica != node.replica);
+    others.sort();
+    let other = |(replica, address): (u8, String)| {
+        let (host, port) = address.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some(Member { id: node_id(node, replica), host, port: port.parse().ok()? })
+    };
+    let own = Member { id: node_id(node, node.replica), host: String::new(), port: node.port };
+    std::iter::once(own).chain(others.into_iter().filter_map(other)).collect()
 }
 
 pub fn key_slot(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
@@ -88,8 +121,8 @@ pub fn key_slot(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn
 }
 
 /// Redis's 40 hexadecimal digits: the cluster's 32 and the replica's number.
-fn node_id(node: &NodeInfo) -> String {
-    format!("{:0>32}{:08x}", node.cluster, node.replica)
+fn node_id(node: &NodeInfo, replica: u8) -> String {
+    format!("{:0>32}{replica:08x}", node.cluster)
 }
 
 /// The slot of a key in Redis Cluster: by its `{tag}` where it has one, else by the whole key.

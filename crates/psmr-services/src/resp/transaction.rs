@@ -398,6 +398,10 @@ impl Sink for Queue<'_> {
         self.sink.clients()
     }
 
+    fn addresses(&self) -> Vec<(u8, String)> {
+        self.sink.addresses()
+    }
+
     fn usage(&self) -> Option<Usage> {
         self.sink.usage()
     }

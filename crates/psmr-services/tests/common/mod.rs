@@ -127,6 +127,10 @@ impl Sink for EngineSink<'_> {
         [5, 7].map(|id| ClientInfo { id, address: format!("127.0.0.1:{id}"), protocol: 2, ..ClientInfo::default() }).to_vec()
     }
 
+    fn addresses(&self) -> Vec<(u8, String)> {
+        vec![(2, "[::1]:7380".into()), (1, "127.0.0.1:7379".into())]
+    }
+
     fn usage(&self) -> Option<Usage> {
         Some(Usage { memory_bytes: 4_096, cpu_user_ms: 61_005, cpu_system_ms: 7, connections: 12 })
     }
