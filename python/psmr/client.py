@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -56,7 +57,18 @@ class Client(Generic[S]):
         try:
             return line.call(number, *arguments, **named)
         finally:
-            self._free.append(line)
+            self._give_back(line)
+
+    def _give_back(self, line: _psmr.Line) -> None:
+        self._free.append(line)
+        if self._connect is _refuse:
+            # Closed meanwhile.
+            self._let_go()
+
+    def _let_go(self) -> None:
+        while self._free:
+            with contextlib.suppress(IndexError):
+                self._free.pop().close()
 
     def _take(self) -> _psmr.Line:
         try:
@@ -74,13 +86,12 @@ class Client(Generic[S]):
 
         `raises`: leaving the `with` raises the first exception of a command, if there is one.
         """
-        return Pipeline(self.service, self._take, self._free.append, raises)
+        return Pipeline(self.service, self._take, self._give_back, raises)
 
     def close(self) -> None:
         """Let go of the service; a second call does nothing. In one process with the service, that ends too."""
-        while self._free:
-            self._free.pop().close()
         self._connect = _refuse
+        self._let_go()
         self._release()
 
     def __enter__(self) -> Self:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -283,3 +284,22 @@ class Odd(psmr.Service):
         assert "the last command that began here: Odd.see" in log.read_text()
         assert "Traceback" not in log.read_text()
         odd.see("b")
+
+
+def test_a_session_that_comes_back_to_a_closed_client_is_closed() -> None:
+    class Line:
+        is_closed = False
+
+        def call(self, *_: object) -> int:
+            client.close()
+            return 7
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    line: Any = Line()
+    client = psmr.Client(Bank, lambda: line, lambda: None)
+    assert client.total() == 7
+    assert line.is_closed
+    with pytest.raises(psmr.UsageError, match="the client is closed"):
+        client.total()

@@ -291,11 +291,6 @@ impl Line {
         })
     }
 
-    /// Calls whose outcome `take` has not returned.
-    fn outstanding(&self) -> PyResult<usize> {
-        self.with(|session| Ok(session.calls.len()))
-    }
-
     /// Readable when `turn` may have something to do.
     fn fileno(&self) -> PyResult<i32> {
         self.with(|session| Ok(session.client.descriptor()))

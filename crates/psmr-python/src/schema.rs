@@ -13,12 +13,12 @@ use crate::host::{Host, PythonService};
 use crate::raw_gateway::{NativeOnly, Request};
 use psmr_core::command::{GroupId, GroupSet};
 use psmr_core::gateway::Gateway;
-use psmr_core::routing::{slot_of, Topology};
+use psmr_core::routing::Topology;
 use psmr_core::service::Service;
 use psmr_node::client_thread::GatewayFactory;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -246,32 +246,31 @@ impl Declarations {
 
     fn gamma(&self, py: Python<'_>, declared: &Declared, values: &[Bound<'_, PyAny>], topology: &Topology) -> PyResult<GroupSet> {
         let mut gamma = GroupSet::EMPTY;
-        let mut bytes = Vec::new();
-        let mut add = |key: &Bound<'_, PyAny>| -> PyResult<()> {
-            bytes.clear();
-            let place = |path: &str| format!("{}: a key{path}", declared.place);
-            self.shapes.plain().encode_key(key, &mut bytes).map_err(|misfit| argument_error(misfit, place))?;
-            gamma.insert(topology.group_of_slot(slot_of(&bytes)));
-            Ok(())
-        };
+        let group_of = |key: &Bound<'_, PyAny>| self.group_of(declared, key, topology);
         match &declared.keys {
             Keys::All => return Ok(topology.all()),
             Keys::None => {}
             Keys::Terms(terms) => {
                 for term in terms {
                     match term {
-                        Term::Argument(number, false) => add(&values[*number])?,
-                        Term::Argument(number, true) => values[*number].try_iter()?.try_for_each(|key| add(&key?))?,
-                        Term::Fixed(label) => add(PyBytes::new(py, label).as_any())?,
+                        Term::Argument(number, false) => gamma.insert(group_of(&values[*number])?),
+                        Term::Argument(number, true) => {
+                            for key in values[*number].try_iter()? {
+                                gamma.insert(group_of(&key?)?);
+                            }
+                        }
+                        Term::Fixed(label) => gamma.insert(topology.group_of(label)),
                     }
                 }
             }
             Keys::Function(function) => {
                 let keys = function.bind(py).call1(PyTuple::new(py, values)?)?;
                 if keys.is_instance_of::<PyList>() || is_set_or_tuple(&keys) {
-                    keys.try_iter()?.try_for_each(|key| add(&key?))?;
+                    for key in keys.try_iter()? {
+                        gamma.insert(group_of(&key?)?);
+                    }
                 } else {
-                    add(&keys)?;
+                    gamma.insert(group_of(&keys)?);
                 }
             }
         }
@@ -280,6 +279,13 @@ impl Declarations {
             gamma.insert(GroupId(group as u8));
         }
         Ok(gamma)
+    }
+
+    fn group_of(&self, declared: &Declared, key: &Bound<'_, PyAny>, topology: &Topology) -> PyResult<GroupId> {
+        let mut bytes = Vec::new();
+        let place = |path: &str| format!("{}: a key{path}", declared.place);
+        self.shapes.plain().encode_key(key, &mut bytes).map_err(|misfit| argument_error(misfit, place))?;
+        Ok(topology.group_of(&bytes))
     }
 
     /// The command and the arguments of a payload.
@@ -380,7 +386,7 @@ impl Declared {
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let given = arguments.len();
         if given > self.positional {
-            return Err(self.wrong(py, &format!("takes {} by position, {given} were given", self.positional)));
+            return Err(self.wrong(&format!("takes {} by position, {given} were given", self.positional)));
         }
         let mut values: Vec<Bound<'py, PyAny>> = Vec::with_capacity(self.parameters.len());
         values.extend(arguments.iter());
@@ -388,7 +394,7 @@ impl Declared {
         for (at, parameter) in self.parameters.iter().enumerate() {
             let by_name = named.map(|named| named.get_item(parameter.name.bind(py))).transpose()?.flatten();
             match by_name {
-                Some(_) if at < given => return Err(self.wrong(py, &format!("argument {} is given twice", parameter.name))),
+                Some(_) if at < given => return Err(self.wrong(&format!("argument {} is given twice", parameter.name))),
                 Some(value) => {
                     used += 1;
                     values.push(value);
@@ -396,7 +402,7 @@ impl Declared {
                 None if at < given => {}
                 None => match &parameter.default {
                     Some(default) => values.push(default.bind(py).clone()),
-                    None => return Err(self.wrong(py, &format!("argument {} is missing", parameter.name))),
+                    None => return Err(self.wrong(&format!("argument {} is missing", parameter.name))),
                 },
             }
         }
@@ -404,13 +410,13 @@ impl Declared {
             Some(named) if named.len() > used => {
                 let is_known = |name: &str| self.parameters.iter().any(|parameter| parameter.name.to_string() == name);
                 let unknown = named.keys().iter().map(|name| name.to_string()).find(|name| !is_known(name));
-                Err(self.wrong(py, &format!("there is no argument {}", unknown.unwrap_or_default())))
+                Err(self.wrong(&format!("there is no argument {}", unknown.unwrap_or_default())))
             }
             _ => Ok(values),
         }
     }
 
-    fn wrong(&self, _py: Python<'_>, what: &str) -> PyErr {
+    fn wrong(&self, what: &str) -> PyErr {
         let names: Vec<String> = self.parameters.iter().map(|parameter| parameter.name.to_string()).collect();
         let takes = if names.is_empty() { "it takes none".into() } else { format!("it takes {}", names.join(", ")) };
         Error::Argument(format!("{}: {what}; {takes}", self.place)).into()

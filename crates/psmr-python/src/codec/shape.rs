@@ -134,11 +134,7 @@ impl Shapes {
                 self.write(options[at], value, out, depth)?;
             }
             Shape::Choice { name, values } => {
-                let is_same = |choice: &Py<PyAny>| {
-                    let choice = choice.bind(value.py());
-                    choice.is(value) || (choice.get_type().is(value.get_type()) && choice.eq(value).unwrap_or(false))
-                };
-                let at = values.iter().position(is_same).ok_or_else(|| Misfit::of(value, name))?;
+                let at = values.iter().position(|choice| is_choice(choice, value)).ok_or_else(|| Misfit::of(value, name))?;
                 write_unsigned(out, at as u64);
             }
             Shape::Record { class, names, fields, .. } => {
@@ -204,10 +200,7 @@ impl Shapes {
             Shape::Tuple(items) => value.cast::<PyTuple>().is_ok_and(|tuple| tuple.len() == items.len()),
             Shape::Dict(..) => value.is_instance_of::<PyDict>(),
             Shape::Union(options) => options.iter().any(|option| self.fits(*option, value)),
-            Shape::Choice { values, .. } => values.iter().any(|choice| {
-                let choice = choice.bind(value.py());
-                choice.is(value) || (choice.get_type().is(value.get_type()) && choice.eq(value).unwrap_or(false))
-            }),
+            Shape::Choice { values, .. } => values.iter().any(|choice| is_choice(choice, value)),
             Shape::Record { class, .. } | Shape::Convert { class, .. } => {
                 value.is_instance(class.bind(value.py())).unwrap_or(false)
             }
@@ -311,6 +304,12 @@ impl Shapes {
         }
         fields.iter().map(|field| self.read(py, *field, input, depth)).collect()
     }
+}
+
+/// Whether a value is that choice; 1 is not True.
+fn is_choice(choice: &Py<PyAny>, value: &Bound<'_, PyAny>) -> bool {
+    let choice = choice.bind(value.py());
+    choice.is(value) || (choice.get_type().is(value.get_type()) && choice.eq(value).unwrap_or(false))
 }
 
 fn read_shape(row: &Bound<'_, PyTuple>) -> PyResult<Shape> {
