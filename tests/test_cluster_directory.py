@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -21,14 +22,17 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_directory, "RELEASE_TIMEOUT_S", 0.1)
 
 
-def test_a_new_cluster_has_the_defaults(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cores", "streams"), [(2, 1), (11, 1), (12, 3)])
+def test_a_new_cluster_has_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, streams: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cores)))
     with ClusterDirectory(tmp_path / "new" / "deep", KV) as directory:
         identity = directory.identity
-    assert (identity.replicas, identity.groups, identity.streams, identity.durability) == (3, 16, 3, "fsync")
+    assert (identity.replicas, identity.groups, identity.streams, identity.durability) == (3, 16, streams, "fsync")
     assert len(set(identity.peer_ports)) == 3
 
 
-def test_streams_follow_groups_and_replicas(tmp_path: Path) -> None:
+def test_streams_follow_groups_and_replicas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(64)))
     with ClusterDirectory(tmp_path / "a", Layout("kv", groups=2)) as directory:
         assert directory.identity.streams == 2
     with ClusterDirectory(tmp_path / "b", Layout("kv", replicas=5)) as directory:

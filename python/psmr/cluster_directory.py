@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from psmr import ports
-from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, new_cluster_id, streams_default
+from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, local_streams_default, new_cluster_id
 from psmr.errors import RuntimeFailure, UsageError, of_file
 from psmr.service import name_of
 
@@ -156,7 +156,7 @@ def _new(layout: Layout) -> Identity:
         service=name_of(layout.service),
         replicas=replicas,
         groups=groups,
-        streams=layout.streams or streams_default(groups, replicas),
+        streams=layout.streams or local_streams_default(groups, replicas),
         durability=layout.durability or "fsync",
         peer_ports=ports.choose(replicas),
     )

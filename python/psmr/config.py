@@ -31,6 +31,7 @@ REPLICAS_MAX = 9
 GROUPS_MAX = 64
 WORKERS_MAX = 64
 #: A replica with fewer cores than this for itself has its clients and its consensus in one thread.
+#: A cluster of such replicas on one machine has one stream.
 CORES_FOR_OWN_THREADS = 4
 
 _CLUSTER_ID = re.compile(r"[0-9a-f]{32}")
@@ -61,6 +62,11 @@ def local_address(listen: str) -> str:
 def streams_default(groups: int, replicas: int) -> int:
     """As many streams as there are replicas to lead them, if there are groups for them."""
     return min(groups, replicas)
+
+
+def local_streams_default(groups: int, replicas: int) -> int:
+    """Likewise, if the replicas on this machine have the cores for that: what spreads the work of leaders costs some itself."""
+    return streams_default(groups, replicas) if threads_default(replicas) == "own" else 1
 
 
 def workers_default() -> int:

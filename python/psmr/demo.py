@@ -88,7 +88,7 @@ def problems(summary: Summary) -> list[str]:
 def run(options: Options, tell: Callable[[str, float], None]) -> Summary:
     """Run the demonstration. `tell` gets what is being done and which share of the whole is done."""
     tell("starting three replicas", 0.0)
-    layout = Layout("kv", options.replicas, options.groups, durability="fsync")
+    layout = Layout("kv", options.replicas, options.groups, options.replicas, "fsync")
     with cluster.running(cluster.Options(layout, port=None), START_TIMEOUT_S) as servers:
         workload = Workload(
             connections=options.connections,

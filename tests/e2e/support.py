@@ -74,7 +74,9 @@ class Local:
         self.data = directory / "data"
         self.ready_file = directory / "ready.json"
         self.log = directory / "local.log"
-        command = psmr_command("local", "kv", "--replicas", str(replicas), "--port", str(self.port), "--data", self.data)
+        command = psmr_command(
+            "local", "kv", "--replicas", str(replicas), "--streams", str(replicas), "--port", str(self.port), "--data", self.data
+        )
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--ready-file", str(self.ready_file), *map(str, arguments)],

@@ -53,7 +53,7 @@ def layout_options(command: _Command) -> _Command:
         click.option(
             "--streams",
             type=click.IntRange(1, GROUPS_MAX),
-            help="Consensus logs that carry the groups.  [default: one per replica]",
+            help="Consensus logs that carry the groups.  [default: one per replica with 4 cores or more for each, else one]",
         ),
         click.option(
             "--workers",

@@ -49,7 +49,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use sync_slot::SyncSlot;
 
-/// A write is filled up with zeros to a multiple of this, so that the kernel never has to read a page to change part of it.
+/// A write is of whole pages, the last one filled up with zeros: neither the disk nor the kernel has to read one to change it.
 const PAGE_BYTES: usize = 4096;
 /// The buffer goes back to this size after a large write.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
@@ -178,9 +178,10 @@ pub struct FileLog {
     active: SegmentFile,
     number: u32,
     seed: SegmentSeed,
-    /// Records not yet written to the active segment; they go to `buffer_offset`.
+    /// The active segment from the page at `buffer_offset` on, of which the first `written` bytes are in the file.
     buffer: Vec<u8>,
     buffer_offset: usize,
+    written: usize,
     /// Everything before this is durable.
     synced: Position,
     slot: SyncSlot,
@@ -218,16 +219,19 @@ impl FileLog {
         let prepared = found.prepared.filter(|file| file.size_bytes == options.segment_bytes);
         let preparer = Preparer::start(plan, prepared, found.end.segment + 1, found.spares).map_err(OpenError::Io)?;
         found.stale.iter().for_each(|number| preparer.retire(*number));
+        let written = found.end.offset as usize % PAGE_BYTES;
+        let buffer_offset = found.end.offset as usize - written;
         let log = FileLog {
             directory: directory.into(),
             options,
             nonce: found.nonce,
             live: found.live,
+            buffer: found.active.read(buffer_offset as u64, written).map_err(OpenError::Io)?,
+            buffer_offset,
+            written,
             active: found.active,
             number: found.end.segment,
             seed: SegmentSeed::new(&found.nonce, found.end.segment),
-            buffer: Vec::new(),
-            buffer_offset: found.end.offset as usize,
             synced: found.end,
             slot,
             preparer,
@@ -358,14 +362,17 @@ impl FileLog {
     /// Writes the buffer.
     fn flush(&mut self) -> Result<(), String> {
         let length = self.buffer.len();
-        if length == 0 {
+        if length == self.written {
             return Ok(());
         }
         let padded = (self.buffer_offset + length).next_multiple_of(PAGE_BYTES).min(self.active.size_bytes as usize);
         self.buffer.resize(padded - self.buffer_offset, 0);
-        self.active.write(&self.buffer, self.buffer_offset as u64)?;
-        self.buffer_offset += length;
-        self.buffer.clear();
+        self.active.append(&self.buffer, self.buffer_offset as u64)?;
+        // The last page is written again with what comes next.
+        self.written = length % PAGE_BYTES;
+        self.buffer_offset += length - self.written;
+        self.buffer.copy_within(length - self.written..length, 0);
+        self.buffer.truncate(self.written);
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         Ok(())
     }
@@ -394,7 +401,8 @@ impl FileLog {
         self.active = next;
         self.number = number;
         self.seed = SegmentSeed::new(&self.nonce, number);
-        self.buffer_offset = SEGMENT_HEADER_BYTES;
+        self.buffer = self.active.read(0, SEGMENT_HEADER_BYTES)?;
+        (self.buffer_offset, self.written) = (0, SEGMENT_HEADER_BYTES);
         self.live.add_segment(number);
         let state = replay::encode_state(&self.live);
         self.encode(RecordKind::State, 0, EntryKind::Normal, (0, 0), &state);

@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Zeros are written in pieces of this size, so that making a segment never holds up a sync of the log for long.
-const ZERO_PIECE_BYTES: usize = 256 << 10;
+/// Much is written in pieces of this size, so that making a segment never holds up a sync of the log for long.
+const PIECE_BYTES: usize = 256 << 10;
 /// Where memory has to begin that is written past the page cache, on any common disk.
 const DIRECT_ALIGNMENT: usize = 4096;
 /// A segment under construction. A left-over one is worthless.
@@ -28,9 +28,49 @@ pub enum FileOperation {
 #[cfg(test)]
 pub type FaultHook = std::sync::Arc<dyn Fn(FileOperation) -> io::Result<()> + Send + Sync>;
 
+/// A file that is written past the page cache, where the file system lets it: a sync then has no pages to look for, and
+/// costs half. Through the page cache otherwise.
+struct PastCache {
+    file: File,
+    is_direct: bool,
+    /// Room for a piece that begins where the disk wants it to.
+    room: Vec<u8>,
+}
+
+impl PastCache {
+    fn open(path: &Path) -> io::Result<PastCache> {
+        let flags = OFlags::DIRECT.bits() as i32;
+        let direct = OpenOptions::new().write(true).custom_flags(flags).open(path);
+        let is_direct = direct.is_ok();
+        let file = direct.or_else(|_| OpenOptions::new().write(true).open(path))?;
+        Ok(PastCache { file, is_direct, room: vec![0; PIECE_BYTES + DIRECT_ALIGNMENT] })
+    }
+
+    fn write(&mut self, path: &Path, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let start = self.room.as_ptr().align_offset(DIRECT_ALIGNMENT);
+        for (piece, number) in bytes.chunks(PIECE_BYTES).zip(0..) {
+            let at = offset + number * PIECE_BYTES as u64;
+            let aligned = &mut self.room[start..][..piece.len()];
+            aligned.copy_from_slice(piece);
+            match self.file.write_all_at(aligned, at) {
+                Err(e) if self.is_direct && e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                    // A size or a file system that does not go with it after all.
+                    self.file = OpenOptions::new().write(true).open(path)?;
+                    self.is_direct = false;
+                    self.file.write_all_at(piece, at)?;
+                }
+                written => written?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// An open segment file. Its errors are one line that names the file and what to do.
 pub struct SegmentFile {
     file: File,
+    /// For `append`, from its first use.
+    past_cache: Option<PastCache>,
     path: PathBuf,
     /// Its length.
     pub size_bytes: u64,
@@ -53,6 +93,7 @@ impl SegmentFile {
         let (file, size_bytes) = open().map_err(|error| disk::explain("open", &path, &error))?;
         Ok(SegmentFile {
             file,
+            past_cache: None,
             path,
             size_bytes,
             #[cfg(test)]
@@ -73,6 +114,24 @@ impl SegmentFile {
         #[cfg(test)]
         self.check_fault(FileOperation::Write).map_err(|error| disk::explain("write", &self.path, &error))?;
         self.file.write_all_at(bytes, offset).map_err(|error| disk::explain("write", &self.path, &error))
+    }
+
+    /// Writes pages at `offset`, where a page begins.
+    ///
+    /// # Errors
+    /// One line.
+    pub fn append(&mut self, pages: &[u8], offset: u64) -> Result<(), String> {
+        #[cfg(test)]
+        self.check_fault(FileOperation::Write).map_err(|error| disk::explain("write", &self.path, &error))?;
+        let SegmentFile { past_cache, path, .. } = self;
+        let mut write = || -> io::Result<()> {
+            let file = match past_cache {
+                Some(file) => file,
+                None => past_cache.insert(PastCache::open(path)?),
+            };
+            file.write(path, pages, offset)
+        };
+        write().map_err(|error| disk::explain("write", path, &error))
     }
 
     /// Makes what was written durable. A failed one must not be repeated: the kernel may have dropped the data by then.
@@ -100,10 +159,10 @@ impl SegmentFile {
     /// # Errors
     /// One line.
     pub fn zero_from(&self, offset: u64) -> Result<(), String> {
-        let zeros = vec![0; ZERO_PIECE_BYTES];
+        let zeros = vec![0; PIECE_BYTES];
         let mut at = offset;
         while at < self.size_bytes {
-            let piece = (self.size_bytes - at).min(ZERO_PIECE_BYTES as u64) as usize;
+            let piece = (self.size_bytes - at).min(PIECE_BYTES as u64) as usize;
             self.write(&zeros[..piece], at)?;
             at += piece as u64;
         }
@@ -176,26 +235,14 @@ pub fn list(directory: &Path) -> io::Result<Listing> {
 pub fn create_zeroed(directory: &Path, size_bytes: u64, pause: &dyn Fn()) -> Result<PathBuf, String> {
     let path = directory.join(PREPARING);
     let create = || -> io::Result<()> {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
+        let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
         fallocate(&file, FallocateFlags::empty(), 0, size_bytes)?;
-        // Past the page cache, where the file system lets it: zeros are not worth memory.
-        let past_cache = OFlags::DIRECT.bits() as i32;
-        let direct = OpenOptions::new().write(true).custom_flags(past_cache).open(&path);
-        let mut is_direct = direct.is_ok();
-        file = direct.unwrap_or(file);
-        let buffer = vec![0; ZERO_PIECE_BYTES + DIRECT_ALIGNMENT];
-        let zeros = &buffer[buffer.as_ptr().align_offset(DIRECT_ALIGNMENT)..][..ZERO_PIECE_BYTES];
+        let mut past_cache = PastCache::open(&path)?;
+        let zeros = vec![0; PIECE_BYTES];
         let mut at = 0;
         while at < size_bytes {
-            let piece = (size_bytes - at).min(ZERO_PIECE_BYTES as u64) as usize;
-            match file.write_all_at(&zeros[..piece], at) {
-                Err(e) if is_direct && e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                    // A size or a file system that does not go with it after all.
-                    (file, is_direct) = (OpenOptions::new().write(true).open(&path)?, false);
-                    continue;
-                }
-                written => written?,
-            }
+            let piece = (size_bytes - at).min(PIECE_BYTES as u64) as usize;
+            past_cache.write(&path, &zeros[..piece], at)?;
             file.sync_data()?;
             at += piece as u64;
             pause();
@@ -252,10 +299,10 @@ mod tests {
     fn zeroing_stops_nowhere_and_spares_what_is_before() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("file");
-        std::fs::write(&path, vec![7; ZERO_PIECE_BYTES + 100]).expect("write");
+        std::fs::write(&path, vec![7; PIECE_BYTES + 100]).expect("write");
         SegmentFile::open(path.clone()).expect("open").zero_from(10).expect("zero");
         let bytes = std::fs::read(&path).expect("read");
         assert!(bytes[..10].iter().all(|byte| *byte == 7) && bytes[10..].iter().all(|byte| *byte == 0));
-        assert_eq!(bytes.len(), ZERO_PIECE_BYTES + 100);
+        assert_eq!(bytes.len(), PIECE_BYTES + 100);
     }
 }
