@@ -33,7 +33,9 @@ def test_alone(durability: str) -> None:
 
 @pytest.mark.parametrize("peer", PEERS)
 def test_against(peer: str) -> None:
-    measured = run_psmr("bench", "kv", *SHORT, "--durability", "memory", "--against", peer, "--pairs", "2")
+    # Each with another kind of request: writes and reads, in transactions or not.
+    requests = {"redis": ("--reads", "0.5", "--together", "3"), "single": ("--together", "2", "--tagged")}.get(peer, ())
+    measured = run_psmr("bench", "kv", *SHORT, "--durability", "memory", "--against", peer, "--pairs", "2", *requests)
     assert measured.returncode == 0, measured.stderr
     found = json.loads(measured.stdout)
     assert [[run["system"] for run in pair] for pair in found["pairs"]] == [["psmr", peer]] * 2

@@ -626,8 +626,7 @@ mod tests {
                 for item in (0..).map_while(|at| entry.item(group, at)) {
                     match item {
                         Item::Run(run) => count(group, run.numbers.first, run.count),
-                        Item::Barrier(at) => {
-                            let barrier = &entry.barriers[*at as usize];
+                        Item::Barrier(barrier) => {
                             count(group, barrier.numbers_of(group).first, barrier.count);
                         }
                     }

@@ -107,26 +107,82 @@ impl Arrivals {
     }
 }
 
+impl Arrivals {
+    /// Whether `group` is not the last of `all`, and then is among those that have come.
+    fn add_unless_last(&self, group: GroupId, all: GroupSet) -> bool {
+        let bit = GroupSet::one(group).0;
+        let add = |before| (before | bit != all.0).then_some(before | bit);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_ok()
+    }
+}
+
 impl Barrier {
     /// Records the arrival of `group`; true for the last group of γ, which then holds all of γ: the others are parked here.
     pub fn arrive(&self, group: GroupId) -> bool {
         self.arrivals.is_last(group, self.gamma)
     }
 
+    /// Records the arrival of `group` as `arrive` does, unless it is the last: false then, and it has to come by itself.
+    pub fn arrive_unless_last(&self, group: GroupId) -> bool {
+        self.arrivals.add_unless_last(group, self.gamma)
+    }
+
     /// The numbers of `group`, which is in γ.
     pub fn numbers_of(&self, group: GroupId) -> Numbers {
-        let before = GroupSet(self.gamma.0 & (GroupSet::one(group).0 - 1));
-        self.numbers[before.len()]
+        self.numbers[rank(self.gamma, group)]
     }
 }
 
 /// Something a group comes to in an entry.
-#[derive(Clone, Debug)]
-pub enum Item {
+#[derive(Clone, Copy, Debug)]
+pub enum Item<'a> {
     /// Commands for this group alone.
-    Run(Run),
-    /// Index into `Entry::barriers`.
-    Barrier(u32),
+    Run(&'a Run),
+    /// Commands for it and others.
+    Barrier(&'a Barrier),
+}
+
+/// Index into `Entry::runs`, or, with this bit, into `Entry::barriers`.
+const BARRIER_BIT: u32 = 1 << 31;
+
+/// What the groups come to in an entry, each in order of delivery.
+#[derive(Debug, Default)]
+struct Items {
+    /// All groups' items, by group.
+    all: Vec<u32>,
+    /// Where the items of each group that has some begin, ascending, and where they end.
+    starts: Vec<u32>,
+}
+
+impl Items {
+    /// `found`: in order of delivery; `groups`: those that are in it.
+    fn new(groups: GroupSet, found: &[(GroupId, u32)]) -> Items {
+        let mut starts = vec![0; groups.len() + 1];
+        found.iter().for_each(|(group, _)| starts[rank(groups, *group) + 1] += 1);
+        for at in 1..starts.len() {
+            starts[at] += starts[at - 1];
+        }
+        let (mut next, mut all) = (starts.clone(), vec![0; found.len()]);
+        for (group, item) in found {
+            let place = &mut next[rank(groups, *group)];
+            all[*place as usize] = *item;
+            *place += 1;
+        }
+        Items { all, starts }
+    }
+
+    fn of(&self, groups: GroupSet, group: GroupId) -> &[u32] {
+        let at = rank(groups, group);
+        match (groups.contains(group), self.starts.get(at), self.starts.get(at + 1)) {
+            (true, Some(start), Some(end)) => &self.all[*start as usize..*end as usize],
+            _ => &[],
+        }
+    }
+}
+
+/// How many of `groups` are below `group`.
+fn rank(groups: GroupSet, group: GroupId) -> usize {
+    GroupSet(groups.0 & (GroupSet::one(group).0 - 1)).len()
 }
 
 /// A command to the engine itself, multicast to all groups through the cross log.
@@ -183,8 +239,8 @@ pub struct Entry {
     pub committed_us: u64,
     /// At a cut where all groups meet.
     arrivals: Arrivals,
-    /// By group, in order of delivery within a group.
-    items: Vec<(GroupId, Item)>,
+    runs: Vec<Run>,
+    items: Items,
     data: Bytes,
 }
 
@@ -211,7 +267,8 @@ impl Entry {
             system: None,
             committed_us: 0,
             arrivals: Arrivals::default(),
-            items: Vec::new(),
+            runs: Vec::new(),
+            items: Items::default(),
             data: data.clone(),
         };
         if data.is_empty() {
@@ -227,11 +284,11 @@ impl Entry {
         entry.time_groups = GroupSet(reader.u64("time groups")?);
         match kind {
             KIND_COMMANDS => {
+                let mut found = Vec::new();
                 while !reader.is_at_end() {
-                    entry.decode_batch(&mut reader, allowed)?;
+                    entry.decode_batch(&mut reader, allowed, &mut found)?;
                 }
-                // Stable: within a group the order of sections stays.
-                entry.items.sort_by_key(|(group, _)| *group);
+                entry.items = Items::new(entry.groups, &found);
             }
             KIND_SYSTEM => {
                 entry.system = Some(decode_system(&mut reader)?);
@@ -242,7 +299,8 @@ impl Entry {
         Ok(entry)
     }
 
-    fn decode_batch(&mut self, reader: &mut Reader, allowed: GroupSet) -> Result<(), Malformed> {
+    /// Adds what the groups come to in it to `found`.
+    fn decode_batch(&mut self, reader: &mut Reader, allowed: GroupSet, found: &mut Vec<(GroupId, u32)>) -> Result<(), Malformed> {
         let length = reader.u32("batch length")? as usize;
         let end = reader.offset() + length;
         let head = decode_head(reader)?;
@@ -257,7 +315,8 @@ impl Entry {
                     }
                     let numbers = decode_numbers(reader)?;
                     let (count, commands) = self.decode_commands(reader, &[numbers])?;
-                    (GroupSet::one(group), Item::Run(Run { head: head_index, numbers, count, commands }))
+                    self.runs.push(Run { head: head_index, numbers, count, commands });
+                    (GroupSet::one(group), self.runs.len() as u32 - 1)
                 }
                 SECTION_MULTI => {
                     let gamma = GroupSet(reader.u64("γ")?);
@@ -274,12 +333,12 @@ impl Entry {
                         commands,
                         arrivals: Arrivals::default(),
                     });
-                    (gamma, Item::Barrier(self.barriers.len() as u32 - 1))
+                    (gamma, BARRIER_BIT | (self.barriers.len() as u32 - 1))
                 }
                 _ => return Err(reader.malformed("section kind")),
             };
             self.groups = self.groups.union(groups);
-            self.items.extend(groups.iter().map(|group| (group, item.clone())));
+            found.extend(groups.iter().map(|group| (group, item)));
         }
         if reader.offset() == end {
             Ok(())
@@ -308,9 +367,12 @@ impl Entry {
     }
 
     /// The `position`-th thing that `group` comes to here.
-    pub fn item(&self, group: GroupId, position: usize) -> Option<&Item> {
-        let start = self.items.partition_point(|(g, _)| *g < group);
-        self.items.get(start + position).and_then(|(g, item)| (*g == group).then_some(item))
+    pub fn item(&self, group: GroupId, position: usize) -> Option<Item<'_>> {
+        let item = *self.items.of(self.groups, group).get(position)?;
+        Some(match item & BARRIER_BIT {
+            0 => Item::Run(&self.runs[item as usize]),
+            _ => Item::Barrier(&self.barriers[(item & !BARRIER_BIT) as usize]),
+        })
     }
 
     /// The bytes of a run's or barrier's commands.
@@ -618,11 +680,12 @@ mod tests {
             crate::service::Slice::new(entry.commands(&run.commands), true).map(|c| c.payload.to_vec()).collect();
         assert_eq!(commands, [b"a".to_vec(), b"bc".to_vec()]);
         assert_eq!(crate::service::Slice::new(entry.commands(&run.commands), false).count(), 1);
-        assert!(matches!(entry.item(GroupId(3), 1), Some(Item::Barrier(0))));
+        assert!(matches!(entry.item(GroupId(3), 1), Some(Item::Barrier(_))));
         assert!(matches!(entry.item(GroupId(3), 2), Some(Item::Run(_))));
         assert!(entry.item(GroupId(3), 3).is_none() && entry.item(GroupId(2), 0).is_none());
         assert_eq!(entry.barriers[0].numbers_of(GroupId(3)), numbers(3));
-        assert!(!entry.barriers[0].arrive(GroupId(3)));
+        assert!(entry.barriers[0].arrive_unless_last(GroupId(3)));
+        assert!(!entry.barriers[0].arrive_unless_last(GroupId(1)));
         assert!(entry.barriers[0].arrive(GroupId(1)));
     }
 
@@ -638,7 +701,7 @@ mod tests {
                         crate::service::Slice::new(entry.commands(&run.commands), true)
                             .for_each(|c| assert!(c.payload.len() < 1_000));
                     }
-                    Item::Barrier(at) => assert!(entry.barriers[*at as usize].numbers_of(group).first > 0),
+                    Item::Barrier(barrier) => assert!(barrier.numbers_of(group).first > 0),
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! How long things take on a replica, for people: nothing here decides anything.
 //!
 //! The core has no clock of its own. Whoever has one gives the engine an `Observer`, and is told the times of a sample: one
-//! entry of `SAMPLE_EVERY` per log, and every wait at a barrier.
+//! entry of `SAMPLE_EVERY` per log, and the waits at barriers in it.
 
 /// One of so many entries of a log is timed.
 pub const SAMPLE_EVERY: u64 = 16;

@@ -230,6 +230,26 @@ fn barriers_within_a_stream() {
     });
 }
 
+/// Barriers that follow each other: groups go from one to the next without being run, whoever of them comes last.
+#[test]
+fn barriers_in_sequence() {
+    explore(|| {
+        let topology = Topology::new(3, 1);
+        let mut maker = EntryMaker::new(topology.clone());
+        let entries = vec![
+            maker.entry(0, 0, &[(&[0, 1], "1"), (&[1, 2], "2"), (&[0, 1, 2], "3"), (&[0, 2], "4"), (&[0, 1], "5")]),
+            maker.entry(0, 0, &[(&[1, 2], "6"), (&[0, 1], "7")]),
+        ];
+        let journal = Arc::new(Journal::default());
+        let pool = Workers::new(3, topology, journal.watch());
+        pool.run_to(vec![committing(entries)], &[(2, 0); 3]);
+        assert_eq!(journal.of(0), ["1", "3", "4", "5", "7"]);
+        assert_eq!(journal.of(1), ["1", "2", "3", "5", "6", "7"]);
+        assert_eq!(journal.of(2), ["2", "3", "4", "6"]);
+        assert_eq!(journal.count(), 7);
+    });
+}
+
 /// Nothing that is new is missed, and no group is in the queue twice, when several threads notify while the group runs.
 #[test]
 fn notifications_are_not_lost() {

@@ -13,6 +13,10 @@ struct Settings {
     addresses: Vec<String>,
     connections: usize,
     depth: usize,
+    #[serde(default = "one")]
+    together: usize,
+    #[serde(default)]
+    is_tagged: bool,
     keys: u64,
     value_bytes: usize,
     reads: f64,
@@ -26,6 +30,10 @@ struct Settings {
     seed: Option<u64>,
     #[serde(default)]
     wait_replicas: u32,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl From<LoadError> for Error {
@@ -83,6 +91,8 @@ impl Load {
             spread: settings.spread.parse().map_err(Error::from)?,
             connections: settings.connections,
             depth: settings.depth,
+            together: settings.together,
+            is_tagged: settings.is_tagged,
             mode,
             keys: settings.keys,
             value_bytes: settings.value_bytes,

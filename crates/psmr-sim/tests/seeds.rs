@@ -28,6 +28,14 @@ fn three_hundred_seeds_hold_and_most_go_through_trouble() {
     assert!(sum(|r| r.answered) > 100 * sum(|r| r.unknown), "nearly all operations of replicas that live are answered");
 }
 
+/// Groups that meet for the time, more slowly than marks of it came: they lagged for ever.
+#[test]
+fn seeds_that_have_failed_hold() {
+    for seed in [367, 437, 456, 630, 771, 801] {
+        assert_eq!(run_seed(seed, None, &Reduction::default(), false).err().map(|e| e.to_string()), None, "seed {seed}");
+    }
+}
+
 #[test]
 fn every_planted_error_is_caught() {
     for planted in PLANTED {

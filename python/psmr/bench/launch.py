@@ -27,6 +27,7 @@ PEERS = {
     "redis-aof": "one Redis with appendfsync always",
     "redis-wait": "a Redis primary with two replicas, WAIT 1 after each batch",
     "one-group": "psmr with one group in one stream",
+    "single": "the same psmr, asked for the commands of each request one by one",
 }
 
 
@@ -74,8 +75,11 @@ def psmr_connected(address: str) -> System:
 
 
 @contextlib.contextmanager
-def peer(name: str, options: cluster.Options) -> Iterator[System]:
-    """Run one of PEERS. `options`: those of the psmr cluster that it is compared with."""
+def peer(name: str, options: cluster.Options, beside: System | None = None) -> Iterator[System]:
+    """Run one of PEERS. `options`, `beside`: those of the psmr cluster that it is compared with, and the cluster."""
+    if name == "single" and beside is not None:
+        yield replace(beside, name=name)
+        return
     if name == "one-group":
         asked = options.layout
         layout = Layout(asked.service, asked.replicas, groups=1, streams=1, durability=asked.durability)

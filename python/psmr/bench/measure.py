@@ -93,17 +93,20 @@ def _require_success(system: System, report: dict[str, Any]) -> None:
 
 
 def compare(
-    first: System, second: System, workload: Workload, pairs: int, on_pair: Callable[[int], None] = lambda _: None
+    first: tuple[System, Workload],
+    second: tuple[System, Workload],
+    pairs: int,
+    on_pair: Callable[[int], None] = lambda _: None,
 ) -> list[tuple[Measurement, Measurement]]:
     """Measure two systems in turn, so that what the machine does meanwhile falls on both."""
     measured = []
     for number in range(pairs):
         if number % 2 == 0:
-            a = measure(first, workload)
-            b = measure(second, workload)
+            a = measure(*first)
+            b = measure(*second)
         else:
-            b = measure(second, workload)
-            a = measure(first, workload)
+            b = measure(*second)
+            a = measure(*first)
         measured.append((a, b))
         on_pair(number + 1)
     return measured

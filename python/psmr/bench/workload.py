@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from psmr import _psmr
@@ -16,10 +16,14 @@ POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Workload:
-    """A load. Its connections each send `depth` commands in one write, and wait for all replies."""
+    """A load. Its connections each send `depth` requests in one write, and wait for all replies."""
 
     connections: int = 50
     depth: int = 16
+    #: Commands of a request: 1, or several writes in a MULTI, several reads in an MGET.
+    together: int = 1
+    #: The keys of a request share a `{tag}`, and so a group.
+    is_tagged: bool = False
     #: Size of the key space.
     keys: int = 100_000
     value_bytes: int = 8
@@ -37,6 +41,10 @@ class Workload:
     mode: Literal["key_space", "unique_writes"] = "key_space"
     #: A broken connection goes to the next server, instead of ending the run.
     tolerate_disconnects: bool = False
+
+    def singly(self) -> Workload:
+        """Return the load that asks for as many commands one by one."""
+        return replace(self, depth=self.depth * self.together, together=1, is_tagged=False)
 
     def to_engine(self, addresses: Sequence[str], wait_replicas: int = 0) -> str:
         """Return the options as the extension takes them. `wait_replicas`: ends each batch with WAIT for so many."""

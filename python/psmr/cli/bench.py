@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from psmr.bench.measure import Measurement, Summary
     from psmr.bench.python_service import Result
 
-PEERS = ("redis", "redis-aof", "redis-wait", "one-group")
+PEERS = ("redis", "redis-aof", "redis-wait", "one-group", "single")
 
 
 @click.group()
@@ -32,8 +32,16 @@ def bench() -> None:
     type=click.IntRange(1, 100_000),
     default=16,
     show_default=True,
-    help="Commands that a client sends before it waits for their replies.",
+    help="Requests that a client sends before it waits for their replies.",
 )
+@click.option(
+    "--together",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Commands of a request: several writes are a MULTI, several reads an MGET.",
+)
+@click.option("--tagged", "is_tagged", is_flag=True, help="The keys of a request share a {tag}, and so a group.")
 @click.option("--keys", type=click.IntRange(1, 1 << 30), default=100_000, show_default=True, help="Size of the key space.")
 @click.option("--value-bytes", type=click.IntRange(8, 64 << 20), default=8, show_default=True, help="Size of each value.")
 @click.option("--reads", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of the commands that read.")
@@ -63,6 +71,8 @@ def bench() -> None:
 def kv(
     connections: int,
     depth: int,
+    together: int,
+    is_tagged: bool,
     keys: int,
     value_bytes: int,
     reads: float,
@@ -90,11 +100,15 @@ def kv(
     from psmr.cluster_directory import Layout
 
     terminate_as_interrupt()
+    if against == "single" and together == 1:
+        raise click.UsageError("--against single compares with --together 2 or more.")
     if address is not None and any((replicas, groups, streams, workers, threads, durability, data)):
         raise click.UsageError("--connect takes a cluster as it is: leave out the options that make a new one.")
     workload = Workload(
         connections=connections,
         depth=depth,
+        together=together,
+        is_tagged=is_tagged,
         keys=keys,
         value_bytes=value_bytes,
         reads=reads,
@@ -111,9 +125,10 @@ def kv(
         if against is None:
             _print_one(measure.measure(system, workload), output)
             return
-        rival = stack.enter_context(launch.peer(against, options))
-        measure.preload(rival, workload)
-        summary = measure.summarise(measure.compare(system, rival, workload, pairs, _tell_pair(pairs)))
+        rival = stack.enter_context(launch.peer(against, options, system))
+        work = workload.singly() if against == "single" else workload
+        measure.preload(rival, work)
+        summary = measure.summarise(measure.compare((system, workload), (rival, work), pairs, _tell_pair(pairs)))
     if output == "json":
         click.echo(json.dumps({"workload": asdict(workload), **summary}))
     else:

@@ -16,7 +16,7 @@ pub(super) fn execute(last: &mut Group, entry: &Entry, barrier: &Barrier, engine
     let mut parked = Parked::lock(last, barrier.gamma, engine);
     Meeting { groups: parked.and(last), entry, barrier, engine }.execute(out);
     if !engine.planted.opens_early(barrier) {
-        parked.release(|group| group.cursor.items_passed += 1, out);
+        parked.release(|group| group.pass_barrier(entry, engine), out);
     }
 }
 
@@ -25,12 +25,15 @@ pub(super) fn cut(last: &mut Group, system: System, entry: &Entry, engine: &Engi
     let mut parked = Parked::lock(last, entry.groups, engine);
     parked.and(last).into_iter().for_each(|group| group.on_system(system, entry, engine, out));
     // All leave the entry now, and `last` when it is done here: a checkpoint of this cut comes too late for all or for none.
-    parked.release(|group| group.cursor.leave(Place::Cross(entry.index)), out);
+    let leave = |group: &mut Group| {
+        group.cursor.leave(Place::Cross(entry.index));
+        false
+    };
+    parked.release(leave, out);
 }
 
 /// The groups that wait for the last one to arrive, in its hands.
 struct Parked<'a> {
-    groups: GroupSet,
     guards: Vec<MutexGuard<'a, Group>>,
     engine: &'a Engine,
 }
@@ -40,7 +43,7 @@ impl<'a> Parked<'a> {
     fn lock(last: &Group, gamma: GroupSet, engine: &'a Engine) -> Parked<'a> {
         let groups = GroupSet(gamma.0 & !GroupSet::one(last.id).0);
         let guards = groups.iter().map(|g| lock(&engine.cells[g.index()].group)).collect();
-        Parked { groups, guards, engine }
+        Parked { guards, engine }
     }
 
     /// These and the last one, ascending.
@@ -51,15 +54,15 @@ impl<'a> Parked<'a> {
         groups
     }
 
-    /// Lets them go on after each has passed the place by `pass`.
-    fn release(mut self, pass: impl Fn(&mut Group), out: &mut Output) {
-        self.guards.iter_mut().for_each(|guard| pass(guard));
+    /// Each passes the place by `pass`, and goes on unless that is true: it has come to the next barrier, and waits there.
+    fn release(mut self, pass: impl Fn(&mut Group) -> bool, out: &mut Output) {
+        let go_on = self.guards.iter_mut().filter_map(|guard| (!pass(guard)).then_some(guard.id)).collect::<GroupSet>();
         out.hand_on();
         drop(self.guards);
-        for group in self.groups.iter() {
+        for group in go_on.iter() {
             self.engine.cells[group.index()].readiness.release();
         }
-        out.ready = out.ready.union(self.groups);
+        out.ready = out.ready.union(go_on);
     }
 }
 

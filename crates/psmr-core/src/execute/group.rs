@@ -33,7 +33,9 @@ pub struct Group {
     pub(super) reads: PendingReads,
     /// Entries from the cursor on, of the stream and of the cross log, taken from the shared windows in one go.
     ahead: [VecDeque<Arc<Entry>>; 2],
-    /// Since when it waits at a barrier; 0: it does not.
+    /// All that is left of this entry is brief.
+    brief: Option<Place>,
+    /// Since when it waits at a barrier; 0: it does not, or is not timed.
     parked_us: u64,
 }
 
@@ -49,6 +51,7 @@ impl Group {
             cursor: Cursor::start(),
             reads: PendingReads::default(),
             ahead: [VecDeque::new(), VecDeque::new()],
+            brief: None,
             parked_us: 0,
         }
     }
@@ -74,11 +77,14 @@ impl Group {
                     continue;
                 }
             }
-            if only_brief && !self.is_brief(&entry, engine) {
-                return Outcome::Lengthy;
+            if only_brief && self.brief != Some(place) {
+                if !self.is_brief(&entry, engine) {
+                    return Outcome::Lengthy;
+                }
+                self.brief = Some(place);
             }
             if !self.deliver(&entry, engine, out) {
-                self.parked_us = engine.observer.now_us();
+                self.parked_us = if entry.committed_us > 0 { engine.observer.now_us() } else { 0 };
                 return Outcome::Parked;
             }
             let stage = if matches!(place, Place::Stream(_)) { Stage::Deliver } else { Stage::DeliverCross };
@@ -102,7 +108,7 @@ impl Group {
         entry.system.is_none()
             && items.into_iter().all(|item| match item {
                 Item::Run(run) => is_brief(&run.commands),
-                Item::Barrier(at) => is_brief(&entry.barriers[*at as usize].commands),
+                Item::Barrier(barrier) => is_brief(&barrier.commands),
             })
     }
 
@@ -152,8 +158,7 @@ impl Group {
         while let Some(item) = entry.item(self.id, self.cursor.items_passed) {
             match item {
                 Item::Run(run) => self.execute_run(entry, run, engine, out),
-                Item::Barrier(at) => {
-                    let barrier = &entry.barriers[*at as usize];
+                Item::Barrier(barrier) => {
                     if !barrier.arrive(self.id) && !engine.planted.opens_early(barrier) {
                         return false;
                     }
@@ -168,6 +173,15 @@ impl Group {
             self.partition.on_time(&context);
         }
         true
+    }
+
+    /// Leaves a barrier that others have executed. True: it waits at the next one, which it has come to without being run.
+    pub(super) fn pass_barrier(&mut self, entry: &Entry, engine: &Engine) -> bool {
+        self.cursor.items_passed += 1;
+        match entry.item(self.id, self.cursor.items_passed) {
+            Some(Item::Barrier(next)) => !engine.planted.opens_early(next) && next.arrive_unless_last(self.id),
+            _ => false,
+        }
     }
 
     /// Tells the service of the commands that come before the next barrier.
@@ -390,6 +404,7 @@ impl Group {
         self.routing_version = reader.u32("routing version").map_err(text)?;
         self.sessions = SessionTable::restore(&mut reader).map_err(text)?;
         self.ahead.iter_mut().for_each(VecDeque::clear);
+        self.brief = None;
         self.partition.restore(&reader.rest())
     }
 

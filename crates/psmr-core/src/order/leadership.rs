@@ -18,6 +18,8 @@ pub(super) struct Peer {
     ahead_since: Option<(u64, Vec<u64>)>,
     /// What it had committed, per log, when the last report came.
     committed: Vec<u64>,
+    /// How far all its groups had delivered the cross log then.
+    pub cross_delivered: u64,
     /// When the last report came.
     reported_tick: u64,
     /// Since which tick the log at this position is in a state to be led by this peer again.
@@ -42,6 +44,7 @@ impl Order {
         if report.positions.len() != log_count {
             return;
         }
+        let cross_delivered = report.positions[self.engine.topology.streams].delivered;
         let committed: Vec<u64> = report.positions.iter().map(|p| p.committed).collect();
         for (at, target) in self.catch_up_targets.iter_mut().enumerate() {
             if self.logs[at].leader() == from {
@@ -55,6 +58,7 @@ impl Order {
         peer.offset_ms = (report.clock_ms as i64).saturating_sub(now_ms as i64);
         peer.reported_tick = tick;
         peer.committed.clone_from(&committed);
+        peer.cross_delivered = cross_delivered;
         if !keeps_mark {
             peer.ahead_since = Some((tick, committed));
         }

@@ -33,6 +33,19 @@ pub use membership::{Identity, Standing};
 /// Ticks between asking again for a time mark or a checkpoint that has not come.
 const RETRY_TICKS: u64 = 4;
 
+/// Ticks for which the next `System::Time` waits for connected peers that have yet to deliver the last one.
+const TIME_WAIT_TICKS: u64 = 100;
+
+/// The last `System::Time`, of a service whose groups share their state.
+#[derive(Debug, Default)]
+struct TimeMark {
+    /// When this replica asked for one that it has not seen committed.
+    asked: Option<u64>,
+    /// The index in the cross log of the last one that is committed, and when that was learned.
+    index: u64,
+    committed: u64,
+}
+
 /// What a turn wants done.
 #[derive(Debug, Default)]
 pub struct Actions {
@@ -85,6 +98,7 @@ pub struct Order {
     durable: bool,
     /// Per group, the tick when its need of a time mark was last passed on.
     time_asked: Vec<u64>,
+    time_mark: TimeMark,
     checkpoint_asked: Option<u64>,
     /// The cross log's first command has been delivered, here or before the checkpoint.
     has_genesis: bool,
@@ -136,6 +150,7 @@ impl Order {
             turn: 0,
             durable,
             time_asked: vec![0; group_count],
+            time_mark: TimeMark::default(),
             checkpoint_asked: None,
             has_genesis: checkpoint.is_some(),
             checkpoints: checkpoint.into_iter().collect(),
@@ -288,10 +303,23 @@ impl Order {
         if !self.engine.service().shares_state() {
             return self.mark_time(due);
         }
-        let cross = &mut self.logs[self.engine.topology.streams];
-        if !due.is_empty() && cross.is_leader() {
-            cross.push_system(System::Time);
+        let is_asked =
+            self.time_mark.asked.is_some_and(|asked| self.tick - asked < RETRY_TICKS * u64::from(self.config.heartbeat_ticks));
+        let cross = self.engine.topology.streams;
+        if !due.is_empty() && self.logs[cross].is_leader() && !is_asked && self.is_time_delivered() {
+            self.time_mark.asked = Some(self.tick);
+            self.logs[cross].push_system(System::Time);
         }
+    }
+
+    /// Whether all connected replicas have passed the last `System::Time`. Where groups are slow to meet, more of them would
+    /// only make the groups lag. Peers are not waited for without end.
+    fn is_time_delivered(&self) -> bool {
+        let mark = &self.time_mark;
+        let is_overdue = self.tick - mark.committed >= TIME_WAIT_TICKS;
+        let others = self.peers.iter().zip(1..).filter(|(peer, id)| *id != self.config.me && peer.connected);
+        self.engine.delivered_by_all(self.engine.topology.cross()) >= mark.index
+            && (is_overdue || others.into_iter().all(|(peer, _)| peer.cross_delivered >= mark.index))
     }
 
     /// A leader's time goes by heartbeats, so that those of all logs and the report ride in one frame.
@@ -579,6 +607,9 @@ impl Order {
             if log == cross {
                 self.want_markers(entry.index, entry.groups);
                 self.check_genesis(entry.system)?;
+                if entry.system == Some(System::Time) {
+                    self.time_mark = TimeMark { asked: None, index: entry.index, committed: self.tick };
+                }
             }
             entries.push(Arc::new(entry));
         }

@@ -57,8 +57,7 @@ fn items(entry: &Entry) -> Vec<String> {
                     let (session, commands) = (entry.heads[run.head as usize].session, payloads(entry, &run.commands));
                     parts.push(format!("{group:?} {session:?}{} {commands}", number(run.numbers)));
                 }
-                Item::Barrier(at) if entry.barriers[*at as usize].gamma.lowest() == Some(group) => {
-                    let barrier = &entry.barriers[*at as usize];
+                Item::Barrier(barrier) if barrier.gamma.lowest() == Some(group) => {
                     let session = entry.heads[barrier.head as usize].session;
                     let numbers: String = barrier.numbers.iter().map(|n| number(*n)).collect();
                     let commands = payloads(entry, &barrier.commands);

@@ -14,6 +14,9 @@ const KEY_CHARACTERS: usize = 5;
 const STAMP_CHARACTERS: usize = 3;
 const NUMBER_DIGITS: usize = 12;
 const WRITER_DIGITS: usize = 4;
+const MEMBER_DIGITS: usize = 4;
+/// The most commands that are asked for together.
+pub(super) const TOGETHER_MAX: usize = 1000;
 const PADDING: u8 = b'.';
 const ALPHABET: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_";
 
@@ -48,6 +51,8 @@ pub(super) struct Format {
     pub prefix: String,
     /// Whether a key also names its writer.
     pub per_writer: bool,
+    /// So many keys in sequence share a `{tag}`, which keeps them in one group; 1: there are no tags.
+    pub tagged: u64,
     /// Length of every value.
     pub value_bytes: usize,
 }
@@ -60,7 +65,14 @@ impl Format {
             key.extend_from_slice(&[b'0'; WRITER_DIGITS]);
             key.push(b':');
         }
-        key.extend_from_slice(&[b'0'; NUMBER_DIGITS]);
+        if self.tagged > 1 {
+            key.push(b'{');
+            key.extend_from_slice(&[b'0'; NUMBER_DIGITS]);
+            key.push(b'}');
+            key.extend_from_slice(&[b'0'; MEMBER_DIGITS]);
+        } else {
+            key.extend_from_slice(&[b'0'; NUMBER_DIGITS]);
+        }
         key
     }
 
@@ -76,8 +88,14 @@ impl Format {
             let at = self.prefix.len();
             write_decimal(u64::from(operation.writer), &mut key[at..at + WRITER_DIGITS]);
         }
-        let at = key.len() - NUMBER_DIGITS;
-        write_decimal(operation.key, &mut key[at..]);
+        if self.tagged > 1 {
+            let member = key.len() - MEMBER_DIGITS;
+            write_decimal(operation.key % self.tagged, &mut key[member..]);
+            write_decimal(operation.key / self.tagged, &mut key[member - 1 - NUMBER_DIGITS..member - 1]);
+        } else {
+            let at = key.len() - NUMBER_DIGITS;
+            write_decimal(operation.key, &mut key[at..]);
+        }
     }
 
     /// Makes a copy of the value template the operation's value.
@@ -131,7 +149,7 @@ mod tests {
     use super::*;
 
     fn format(per_writer: bool, value_bytes: usize) -> Format {
-        Format { prefix: "p:".to_owned(), per_writer, value_bytes }
+        Format { prefix: "p:".to_owned(), per_writer, tagged: 1, value_bytes }
     }
 
     fn value(format: &Format, operation: &Operation) -> Vec<u8> {
@@ -146,6 +164,7 @@ mod tests {
     fn keys_are_of_fixed_width_and_name_their_number() {
         assert_eq!(format(false, 8).key(&OPERATION), "p:000001234567");
         assert_eq!(format(true, 8).key(&OPERATION), "p:0042:000001234567");
+        assert_eq!(Format { tagged: 10, ..format(false, 8) }.key(&OPERATION), "p:{000000123456}0007");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::workload::{Outcome, Workload};
 use super::Control;
 use mio::{Events, Poll, Token};
 use rustix::time::{clock_gettime, ClockId};
+use smallvec::SmallVec;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -37,8 +38,10 @@ const QUOTE_MAX: usize = 120;
 pub(super) struct Plan {
     pub endpoints: Arc<Vec<Endpoint>>,
     pub format: Format,
-    /// Commands of a batch.
+    /// Requests of a batch.
     pub depth: usize,
+    /// Commands of a request.
+    pub together: usize,
     /// A broken connection is made again.
     pub tolerate_disconnects: bool,
     pub reply_timeout: Duration,
@@ -343,9 +346,12 @@ impl<W: Wire, L: Workload> Lane<W, L> {
         }
         let (batch, output) = connection.clear_batch();
         for _ in 0..self.plan.depth {
-            let Some(operation) = self.workload.next(at) else { break };
-            self.wire.encode(&operation, output);
-            batch.push(operation);
+            let begin = batch.len();
+            batch.extend((0..self.plan.together).map_while(|_| self.workload.next(at)));
+            if batch.len() == begin {
+                break;
+            }
+            self.wire.encode(&batch[begin..], output);
         }
         if batch.is_empty() {
             self.finish(at);
@@ -367,7 +373,7 @@ impl<W: Wire, L: Workload> Lane<W, L> {
         connection.state = State::Finished;
         self.active -= 1;
         if let Some(pace) = self.plan.pace {
-            self.tally.unsent += pace.behind(connection, self.send_until) * self.plan.depth as u64;
+            self.tally.unsent += pace.behind(connection, self.send_until) * (self.plan.depth * self.plan.together) as u64;
         }
     }
 
@@ -430,29 +436,34 @@ impl<W: Wire, L: Workload> Lane<W, L> {
     #[inline]
     fn check_replies(&mut self, at: usize, bytes: &[u8]) -> Result<usize, String> {
         let connection = &mut self.connections[at];
+        let mut replies: SmallVec<[Reply<'_>; 1]> = SmallVec::new();
         let mut consumed = 0;
-        while let Some(operation) = connection.batch.get(connection.answered) {
-            let (reply, length) = match self.wire.decode(&bytes[consumed..]) {
-                Decoded::Whole(reply, length) => (reply, length),
+        while connection.answered < connection.batch.len() {
+            let request = &connection.batch[connection.answered..][..self.plan.together];
+            replies.clear();
+            let length = match self.wire.decode(&bytes[consumed..], request, &mut |reply| replies.push(reply)) {
+                Decoded::Whole((), length) => length,
                 Decoded::Partial => break,
                 Decoded::Broken(problem) => return Err(problem),
             };
-            let outcome = outcome(&self.plan.format, operation, reply);
-            if outcome == Outcome::Good {
-                let read = operation.kind != Kind::Set;
-                self.tally.reads += u64::from(read);
-                self.tally.writes += u64::from(!read);
-                self.tally.reads_empty += u64::from(reply == Reply::Missing);
-            } else {
-                connection.failed += 1;
-                self.tally.errors += 1;
-                self.tally.wrong += u64::from(outcome != Outcome::Refused);
-                let address = &self.plan.endpoints[connection.endpoint].name;
-                let format = &self.plan.format;
-                self.tally.note_error(|| describe(address, format, operation, reply));
+            for (operation, reply) in request.iter().zip(&replies) {
+                let outcome = outcome(&self.plan.format, operation, *reply);
+                if outcome == Outcome::Good {
+                    let read = operation.kind != Kind::Set;
+                    self.tally.reads += u64::from(read);
+                    self.tally.writes += u64::from(!read);
+                    self.tally.reads_empty += u64::from(*reply == Reply::Missing);
+                } else {
+                    connection.failed += 1;
+                    self.tally.errors += 1;
+                    self.tally.wrong += u64::from(outcome != Outcome::Refused);
+                    let address = &self.plan.endpoints[connection.endpoint].name;
+                    let format = &self.plan.format;
+                    self.tally.note_error(|| describe(address, format, operation, *reply));
+                }
+                self.workload.settled(at, operation, outcome);
             }
-            self.workload.settled(at, operation, outcome);
-            connection.answered += 1;
+            connection.answered += request.len();
             consumed += length;
         }
         if connection.missing() == 0 && connection.awaits_wait {
@@ -463,7 +474,7 @@ impl<W: Wire, L: Workload> Lane<W, L> {
 
     /// Checks the reply to `WAIT`, and gives its length. That too few replicas have the batch is an error of the load.
     fn check_wait(&mut self, at: usize, bytes: &[u8]) -> Result<usize, String> {
-        let (reply, length) = match self.wire.decode(bytes) {
+        let (reply, length) = match self.wire.decode_one(bytes) {
             Decoded::Whole(reply, length) => (reply, length),
             Decoded::Partial => return Ok(0),
             Decoded::Broken(problem) => return Err(problem),

@@ -63,13 +63,16 @@ pub fn run(options: &Options, control: &Control) -> Result<Report, LoadError> {
         endpoints: setup.endpoints.clone(),
         format: setup.format.clone(),
         depth: options.depth,
+        together: options.together,
         tolerate_disconnects: options.tolerate_disconnects,
         reply_timeout: Duration::from_secs_f64(options.reply_timeout_seconds),
         native: options.native.clone().filter(|_| options.protocol == Protocol::Native),
         wait_replicas: options.wait_replicas,
         send_for: Some(Duration::from_secs_f64(options.seconds)),
-        pace: (options.rate > 0.0)
-            .then(|| Pace { step_ns: options.depth as f64 / options.rate * 1e9, connections: options.connections }),
+        pace: (options.rate > 0.0).then(|| Pace {
+            step_ns: (options.depth * options.together) as f64 / options.rate * 1e9,
+            connections: options.connections,
+        }),
     };
     let lanes = setup.lanes(options.connections, options.threads);
     match options.mode {
@@ -105,6 +108,7 @@ pub fn preload(options: &Options, control: &Control) -> Result<Report, LoadError
 fn bulk_plan(endpoints: Arc<Vec<Endpoint>>, format: Format, reply_timeout_seconds: f64) -> Plan {
     Plan {
         depth: (BULK_BYTES / format.value_bytes).clamp(1, BULK_DEPTH),
+        together: 1,
         endpoints,
         format,
         tolerate_disconnects: false,
@@ -129,7 +133,8 @@ struct Setup {
 impl Setup {
     fn new(options: &Options) -> Result<Self, LoadError> {
         let per_writer = options.mode == Mode::UniqueWrites;
-        let format = Format { prefix: options.key_prefix.clone(), per_writer, value_bytes: options.value_bytes };
+        let tagged = if options.is_tagged { options.together as u64 } else { 1 };
+        let format = Format { prefix: options.key_prefix.clone(), per_writer, tagged, value_bytes: options.value_bytes };
         Ok(Setup { endpoints: Arc::new(Endpoint::resolve_all(&options.addresses)?), spread: options.spread, format })
     }
 

@@ -1,7 +1,7 @@
 //! What a load is: where it goes, what it asks for, how hard and for how long. Checked once, before the first connection.
 
 use super::error::LoadError;
-use super::item::{KEYS_MAX, VALUE_BYTES_MIN, WRITERS_MAX};
+use super::item::{KEYS_MAX, TOGETHER_MAX, VALUE_BYTES_MIN, WRITERS_MAX};
 use crate::client_thread::GatewayFactory;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -94,8 +94,12 @@ pub struct Options {
     pub spread: Spread,
     /// Number of connections, over all threads.
     pub connections: usize,
-    /// Commands that a connection sends in one write; it waits for all their replies before the next.
+    /// Requests that a connection sends in one write; it waits for all their replies before the next.
     pub depth: usize,
+    /// Commands of a request: 1, or writes in a `MULTI`, reads in an `MGET` (`Mode::KeySpace`).
+    pub together: usize,
+    /// The keys of a request share a `{tag}`.
+    pub is_tagged: bool,
     /// Which keys are named.
     pub mode: Mode,
     /// Size of the key space (`Mode::KeySpace`).
@@ -136,6 +140,8 @@ impl Default for Options {
             spread: Spread::All,
             connections: 50,
             depth: 1,
+            together: 1,
+            is_tagged: false,
             mode: Mode::KeySpace,
             keys: 100_000,
             key_prefix: "key:".to_owned(),
@@ -162,6 +168,7 @@ impl Options {
         }
         within("connections", self.connections as f64, 1.0, WRITERS_MAX as f64)?;
         within("depth", self.depth as f64, 1.0, 100_000.0)?;
+        within("together", self.together as f64, 1.0, TOGETHER_MAX as f64)?;
         within("keys", self.keys as f64, 1.0, KEYS_MAX as f64)?;
         within("value_bytes", self.value_bytes as f64, VALUE_BYTES_MIN as f64, BATCH_BYTES_MAX as f64)?;
         within("reads", self.reads, 0.0, 1.0)?;
@@ -170,9 +177,18 @@ impl Options {
         within("seconds", self.seconds, 0.01, 7.0 * 86_400.0)?;
         within("reply_timeout_seconds", self.reply_timeout_seconds, 0.1, 3_600.0)?;
         within("threads", self.threads as f64, 1.0, self.connections as f64)?;
-        if self.depth.saturating_mul(self.value_bytes) > BATCH_BYTES_MAX {
-            let product = self.depth.saturating_mul(self.value_bytes);
-            return refuse("depth", format!("times value_bytes is {product}: allowed are {BATCH_BYTES_MAX} bytes a batch"));
+        let batch_bytes = self.depth.saturating_mul(self.together).saturating_mul(self.value_bytes);
+        if batch_bytes > BATCH_BYTES_MAX {
+            let problem =
+                format!("times together times value_bytes is {batch_bytes}: allowed are {BATCH_BYTES_MAX} bytes a batch");
+            return refuse("depth", problem);
+        }
+        if self.is_tagged && (self.together == 1 || self.keys % self.together as u64 != 0) {
+            let problem = format!("is {}: with tags, allowed are 2 or more that divide the number of keys", self.together);
+            return refuse("together", problem);
+        }
+        if self.mode == Mode::UniqueWrites && self.together > 1 {
+            return refuse("together", format!("is {}: allowed is 1 for unique writes", self.together));
         }
         if self.protocol == Protocol::Native && self.native.is_none() {
             return refuse("native", "is missing: it is needed for protocol native".to_owned());
@@ -233,7 +249,7 @@ mod tests {
     #[test]
     fn each_refusal_names_the_option_and_what_is_allowed() {
         type Case = (&'static str, fn(&mut Options));
-        let cases: [Case; 13] = [
+        let cases: [Case; 16] = [
             ("native", |o| o.protocol = Protocol::Native),
             ("wait_replicas", |o| {
                 o.native = Some(NativeService { name: "kv".into(), gateway: std::sync::Arc::new(|_| unreachable!()) });
@@ -243,6 +259,9 @@ mod tests {
             ("connections", |o| o.connections = 0),
             ("depth", |o| o.depth = 0),
             ("depth", |o| (o.depth, o.value_bytes) = (10_000, 100_000)),
+            ("together", |o| o.together = 1_001),
+            ("together", |o| (o.together, o.is_tagged) = (7, true)),
+            ("together", |o| (o.together, o.mode) = (2, Mode::UniqueWrites)),
             ("keys", |o| o.keys = 0),
             ("value_bytes", |o| o.value_bytes = 7),
             ("reads", |o| o.reads = 1.5),

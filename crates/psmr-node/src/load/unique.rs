@@ -215,7 +215,7 @@ mod tests {
     }
 
     fn acknowledged(writers: Vec<Writer>) -> Acknowledged {
-        Acknowledged::new(Format { prefix: String::new(), per_writer: true, value_bytes: 8 }, writers)
+        Acknowledged::new(Format { prefix: String::new(), per_writer: true, tagged: 1, value_bytes: 8 }, writers)
     }
 
     #[test]

@@ -20,10 +20,10 @@ pub(super) enum Reply<'a> {
 
 /// What the bytes at hand begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Decoded<'a> {
-    /// A whole reply and its length.
-    Whole(Reply<'a>, usize),
-    /// The beginning of a reply.
+pub(super) enum Decoded<T> {
+    /// Something whole and its length.
+    Whole(T, usize),
+    /// The beginning of it.
     Partial,
     /// No reply; why. Nothing after it can be understood.
     Broken(String),
@@ -31,8 +31,8 @@ pub(super) enum Decoded<'a> {
 
 /// A language.
 pub(super) trait Wire: Send {
-    /// Appends the command's bytes.
-    fn encode(&self, operation: &Operation, output: &mut Vec<u8>);
+    /// Appends a request's bytes: one command, or several of one kind together.
+    fn encode(&self, request: &[Operation], output: &mut Vec<u8>);
 
     /// Appends what asks for the number of replicas that have all commands so far, once they are as many or time is over.
     fn encode_wait(&self, replicas: u32, output: &mut Vec<u8>);
@@ -40,6 +40,9 @@ pub(super) trait Wire: Send {
     /// The number in a reply to `encode_wait`.
     fn replicas(&self, reply: Reply<'_>) -> Option<u64>;
 
+    /// Looks for the reply to a request at the start of the input; if it is whole, each of its commands has had its own.
+    fn decode<'a>(&self, input: &'a [u8], request: &[Operation], each: &mut dyn FnMut(Reply<'a>)) -> Decoded<()>;
+
     /// Looks for one reply at the start of the input.
-    fn decode<'a>(&self, input: &'a [u8]) -> Decoded<'a>;
+    fn decode_one<'a>(&self, input: &'a [u8]) -> Decoded<Reply<'a>>;
 }

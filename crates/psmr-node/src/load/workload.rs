@@ -36,6 +36,13 @@ pub(super) struct KeySpace {
     mix: Mix,
     keys: Keys,
     stamp: u32,
+    /// So many commands in sequence are of one kind, and of neighbouring keys if they share tags.
+    together: u64,
+    is_tagged: bool,
+    /// How many of them there have been, and their kind and first key.
+    begun: u64,
+    kind: Kind,
+    first: u64,
 }
 
 impl KeySpace {
@@ -45,6 +52,11 @@ impl KeySpace {
             mix: Mix::new(options.reads),
             keys: Keys::new(options.keys, options.zipf),
             stamp: 0,
+            together: options.together as u64,
+            is_tagged: options.is_tagged,
+            begun: 0,
+            kind: Kind::Set,
+            first: 0,
         }
     }
 }
@@ -52,8 +64,16 @@ impl KeySpace {
 impl Workload for KeySpace {
     #[inline]
     fn next(&mut self, _connection: usize) -> Option<Operation> {
-        let key = self.keys.draw(&mut self.random);
-        if self.mix.is_read(&mut self.random) {
+        let mut key = self.keys.draw(&mut self.random);
+        if self.begun == 0 {
+            self.kind = if self.mix.is_read(&mut self.random) { Kind::GetAny } else { Kind::Set };
+            self.first = key - key % self.together;
+        }
+        if self.is_tagged {
+            key = self.first + self.begun;
+        }
+        self.begun = (self.begun + 1) % self.together;
+        if self.kind == Kind::GetAny {
             return Some(Operation { key, writer: 0, stamp: 0, kind: Kind::GetAny });
         }
         self.stamp = (self.stamp + 1) % STAMPS;
@@ -167,6 +187,18 @@ mod tests {
             let options = Options { reads, ..Options::default() };
             let count = draws(&options, 10_000).iter().filter(|o| o.kind == Kind::GetAny).count();
             assert!((low..=high).contains(&count), "{reads}: {count}");
+        }
+    }
+
+    #[test]
+    fn commands_together_are_of_one_kind_and_may_share_a_tag() {
+        for is_tagged in [false, true] {
+            let options = Options { keys: 1_000, reads: 0.5, together: 4, is_tagged, ..Options::default() };
+            let drawn = draws(&options, 400);
+            assert!(drawn.chunks(4).all(|unit| unit.iter().all(|o| o.kind == unit[0].kind)));
+            let share = |unit: &[Operation]| unit.iter().all(|o| o.key / 4 == unit[0].key / 4);
+            assert_eq!(drawn.chunks(4).all(share), is_tagged);
+            assert!([Kind::Set, Kind::GetAny].iter().all(|kind| drawn.iter().any(|o| o.kind == *kind)));
         }
     }
 

@@ -570,7 +570,12 @@ pub(super) fn split_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     if *first < 0x80 {
         return Some((u64::from(*first), rest));
     }
-    let mut value = u64::from(*first & 0x7f);
+    split_long_varint(*first, rest)
+}
+
+#[cold]
+fn split_long_varint(first: u8, rest: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = u64::from(first & 0x7f);
     for (at, byte) in rest.iter().take(9).enumerate() {
         value |= u64::from(*byte & 0x7f) << (7 * (at + 1));
         if *byte < 0x80 {

@@ -2,7 +2,7 @@
 
 use super::bytes::Value;
 use super::command::{ExpireIf, Expiry, Items, Operation, SetIf, Then};
-use super::place::place_of;
+use super::place::{hash_of, place_of};
 use super::reply::{KvError, WriteReply};
 use super::store::Store;
 use super::transaction::{Step, Transaction};
@@ -71,7 +71,7 @@ impl Partition for KvPartition {
     fn prepare(&self, payloads: &mut dyn Iterator<Item = &[u8]>) {
         let (mut hashes, mut count) = ([0; PREPARED_AT_ONCE], 0);
         let mut fetch = |key: &[u8]| {
-            hashes[count] = place_of(key).hash;
+            hashes[count] = hash_of(key);
             count += 1;
             if count == PREPARED_AT_ONCE {
                 self.store.prefetch(&hashes);
@@ -496,14 +496,14 @@ impl KvPartition {
     }
 
     fn version_at(&self, key: &[u8], time: Time) -> Result<u64, Unsettled> {
-        let hash = place_of(key).hash;
+        let hash = hash_of(key);
         let is_there = self.live(key, time)?.is_some();
         Ok(self.store.version(hash, key, is_there))
     }
 
     #[inline]
     fn live(&self, key: &[u8], time: Time) -> Result<Option<&Value>, Unsettled> {
-        match self.store.get(place_of(key).hash, key) {
+        match self.store.get(hash_of(key), key) {
             Some(value) => Ok(is_live(value, time)?.then_some(value)),
             None => Ok(None),
         }
@@ -579,11 +579,11 @@ impl KvPartition {
     }
 
     pub(super) fn put(&mut self, key: &[u8], value: &[u8], now_ms: u64) {
-        self.put_at(place_of(key).hash, key, value, now_ms);
+        self.put_at(hash_of(key), key, value, now_ms);
     }
 
     pub(super) fn delete(&mut self, key: &[u8], now_ms: u64) -> bool {
-        let hash = place_of(key).hash;
+        let hash = hash_of(key);
         self.store.live_mut(hash, key, now_ms).is_some() && self.store.remove(hash, key)
     }
 

@@ -12,10 +12,16 @@ pub struct Place {
     pub hash: u64,
 }
 
+/// The hash of a key alone.
+#[inline]
+pub fn hash_of(key: &[u8]) -> u64 {
+    xxh3_64(key)
+}
+
 /// The place of a key. A key without a tag is hashed once for both.
 #[inline]
 pub fn place_of(key: &[u8]) -> Place {
-    let hash = xxh3_64(key);
+    let hash = hash_of(key);
     let slot = match memchr::memchr(b'{', key) {
         None => (hash % SLOTS as u64) as u16,
         Some(_) => slot_of(key),
