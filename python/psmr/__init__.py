@@ -26,6 +26,7 @@ from psmr.errors import (
     UsageError,
 )
 from psmr.kv import KeyValue
+from psmr.map import Map
 from psmr.service import ALL, NONE, Service, command, every, query, schema_of
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ __all__ = [
     "Context",
     "Fixed",
     "KeyValue",
+    "Map",
     "OutcomeUnknown",
     "Pipeline",
     "PsmrError",

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from psmr.map import Map
 from psmr.state import Description
 from psmr.tracing import plain_class
 
@@ -25,7 +26,7 @@ Problem = tuple[str, str]
 
 _SCALARS = (type(None), bool, float, str, bytes)
 #: Values by key, in no order.
-_MAPPINGS = (dict, collections.defaultdict, collections.Counter)
+_MAPPINGS = (dict, collections.defaultdict, collections.Counter, Map)
 #: Values in order.
 _SEQUENCES = (list, tuple, collections.deque, array.array)
 _SETS = (set, frozenset)
@@ -122,8 +123,9 @@ class _Walk:
     def _mapping(self, cls: type, value: Any, path: str) -> Form:
         if cls is collections.defaultdict:
             self._take_apart(cls, value, path)
-        keys = sorted(((str(self.form(key, path)), key) for key in value), key=lambda pair: pair[0])
-        return Form(cls.__name__, parts=tuple((f"[{text}]", self.form(value[key], f"{path}[{text}]")) for text, key in keys))
+        held = value.to_dict() if isinstance(value, Map) else value
+        keys = sorted(((str(self.form(key, path)), key) for key in held), key=lambda pair: pair[0])
+        return Form(cls.__name__, parts=tuple((f"[{text}]", self.form(held[key], f"{path}[{text}]")) for text, key in keys))
 
     def _collection(self, cls: type, value: Any, path: str) -> Form:
         if cls in _SETS:

@@ -19,6 +19,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Union
 
+from psmr.map import Map
+
 __all__ = ["Description", "describer", "finder"]
 
 #: How a class is called, what takes its objects apart, what makes them, whether they can change; or why it cannot be encoded.
@@ -79,6 +81,7 @@ _KNOWN: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any], bool]] = {
         True,
     ),
     random.Random: (random.Random.getstate, _seeded, True),
+    Map: (Map.to_dict, Map, True),
 }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from psmr.map import Map
 from psmr.state import Description
 
 __all__ = ["Access", "Recorder", "plain_class", "shared"]
@@ -175,7 +176,20 @@ def _noting(cls: Any, name: str, by_key: bool, writes: bool) -> Callable[..., An
 
 #: Methods that read or write a key, or all of a container; where a container has no such method, it counts for nothing.
 _Methods = dict[str, tuple[str, ...]]
-_READ_ALL = ("__iter__", "__len__", "__reversed__", "keys", "values", "items", "copy", "__eq__", "__ne__", "__or__", "__and__")
+_READ_ALL = (
+    "__iter__",
+    "__len__",
+    "__reversed__",
+    "keys",
+    "values",
+    "items",
+    "copy",
+    "to_dict",
+    "__eq__",
+    "__ne__",
+    "__or__",
+    "__and__",
+)
 _DICT_METHODS: _Methods = {
     "read_key": ("__getitem__", "__contains__", "get"),
     "write_key": ("__setitem__", "__delitem__", "setdefault", "pop"),
@@ -214,7 +228,7 @@ def _recording(cls: type, kinds: _Methods) -> type:
     return type(f"Recorded{cls.__name__}", (cls,), namespace)
 
 
-_MAPPINGS = (dict, collections.defaultdict, collections.OrderedDict, collections.Counter)
+_MAPPINGS = (dict, collections.defaultdict, collections.OrderedDict, collections.Counter, Map)
 _RECORDED: dict[type, type] = {
     **{cls: _recording(cls, _DICT_METHODS) for cls in _MAPPINGS},
     **{cls: _recording(cls, _LIST_METHODS) for cls in (list, collections.deque)},
@@ -250,4 +264,6 @@ def _replace_items(made: Any, adopted: Callable[[Any, str], Any], path: str) -> 
 def _items(cls: Any, made: Any) -> Iterator[tuple[Any, Any]]:
     if cls is set:
         return iter(())
+    if cls is Map:
+        return iter(Map.to_dict(made).items())
     return iter(list(cls.items(made)) if issubclass(cls, dict) else list(enumerate(cls.__iter__(made))))

@@ -7,6 +7,7 @@ mod host;
 mod inspection;
 mod line;
 mod load;
+mod map;
 mod raw_gateway;
 mod replica;
 mod reply;
@@ -39,6 +40,7 @@ fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::Client>()?;
     module.add_class::<client::Embedded>()?;
     module.add_class::<load::Load>()?;
+    module.add_class::<map::ShardedMap>()?;
     module.add_class::<schema::Schema>()?;
     module.add_class::<line::Line>()?;
     module.add_class::<line::Replica>()?;
