@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 import psmr
+from psmr import limit
 from psmr.check import check
-from psmr.errors import UsageError
+from psmr.errors import RuntimeFailure, UsageError
 from psmr.service import load
 from psmr.testing import SimulatedCluster, check_service
 from tests.e2e.support import run_psmr
@@ -41,6 +42,7 @@ import random, time, uuid
 from dataclasses import dataclass
 from random import choice
 import psmr
+from psmr import limit
 
 SEEN: list[int] = []
 
@@ -355,6 +357,23 @@ def test_a_process_with_another_hash_seed_that_fails_is_said(tmp_path: Path) -> 
     )
     report = check(load(write(tmp_path, body)), examples=5)
     assert report.unchecked == ["the order of sets: the process with another hash seed failed: ValueError: not here"]
+
+
+def test_a_command_without_an_end_is_named_with_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    body = """
+    @psmr.command(keys="name")
+    def wait(self, name: str) -> None:
+        while True:
+            try:
+                pass
+            except Exception:
+                pass
+"""
+    monkeypatch.setattr(limit, "_COMMAND_SECONDS_MAX", 0.2)
+    with pytest.raises(
+        RuntimeFailure, match=r"Service\.wait\(name='.*'\) has not ended after 0\.2 s, it is at .*\.py:\d+; a replica"
+    ):
+        check(load(write(tmp_path, body)), examples=5)
 
 
 def test_what_cannot_be_made_up_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from psmr.advice import Difference, allowed_by_order, changing_query, in_midst, not_deterministic, not_the_same, unsavable
 from psmr.arguments import call_strategy
-from psmr.errors import UsageError
+from psmr.errors import RuntimeFailure, UsageError
 from psmr.execution import Call, Run, declared_of, run, run_in_midst, run_recorded
+from psmr.limit import Endless
 from psmr.replay import Replay, told
 from psmr.service import Declaration, Service, schema_of
 from psmr.suspects import Suspect, suspects_of
@@ -84,7 +85,8 @@ def check(
 ) -> Report:
     """Check a service with so many sequences of calls; the same ones again for the same seed.
 
-    `on_progress` is told how many there have been, from 1 again after each difference that was found.
+    `on_progress` is told how many there have been, from 1 again after each difference that was found. Raises RuntimeFailure
+    if a command does not end within ten seconds (in the main thread; elsewhere it is waited for).
     """
     try:
         import hypothesis  # noqa: F401
@@ -100,6 +102,8 @@ def check(
                 break
             report.differences.append(found)
             search.known.add(found.about)
+    except Endless as endless:
+        raise RuntimeFailure(f"{service.__qualname__}.{endless}") from None
     finally:
         search.replay.close()
     report.differences.sort(key=lambda one: one.kind)

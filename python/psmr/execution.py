@@ -17,6 +17,7 @@ from psmr.canonical import Form, Problem, canonical, canonical_exception, canoni
 from psmr.context import Context, standing_in
 from psmr.dependencies import Fixed
 from psmr.errors import UsageError
+from psmr.limit import limited
 from psmr.service import ALL, EACH, Declaration, Extent, Service, schema_of
 from psmr.state import describer
 from psmr.tracing import Access, Recorder
@@ -113,7 +114,8 @@ class Instance:
         arguments = copy.deepcopy(call.arguments)
         token = standing_in.set(Context(call.now_ms, command_id, session))
         try:
-            value = getattr(self.object, call.declared.name)(**arguments)
+            with limited(call):
+                value = getattr(self.object, call.declared.name)(**arguments)
             # A copy, since later commands may change what was returned.
             return Outcome(canonical(value, self.describe), value=copy.deepcopy(value))
         except (Exception, SystemExit) as error:
@@ -125,7 +127,8 @@ class Instance:
         """Run what runs by itself; what it raises is passed over, as by replicas."""
         token = standing_in.set(Context(now_ms, _mix(number), None))
         try:
-            getattr(self.object, name)()
+            with limited(f"{name}()"):
+                getattr(self.object, name)()
         except Exception:
             return
         finally:
