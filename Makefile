@@ -70,7 +70,7 @@ free-threaded: rustc system ## Services in Python without the global lock: build
 		$(FREE_VENV)/bin/maturin build --profile dist --locked --interpreter $(FREE_VENV)/bin/python --out build/free-threaded/wheels
 	$(FREE_VENV)/bin/python -m pip install --quiet --force-reinstall --no-deps build/free-threaded/wheels/psmr-*t-*.whl
 	$(FREE_VENV)/bin/python -c 'import psmr, sys; sys.exit(sys._is_gil_enabled())'
-	$(FREE_VENV)/bin/pytest -n 2 tests/test_service.py tests/test_codec.py tests/e2e/test_python_service.py tests/test_examples.py
+	$(FREE_VENV)/bin/pytest -n 2 tests/test_service.py tests/test_codec.py tests/test_map.py tests/e2e/test_python_service.py tests/test_examples.py
 	$(FREE_VENV)/bin/psmr bench python --work compute --workers 2
 
 .PHONY: wheel
