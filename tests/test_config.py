@@ -59,6 +59,16 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert load(tmp_path, odd.to_toml()) == odd
 
 
+@pytest.mark.parametrize(
+    ("text", "found"), [("7", 7), ("1b", 1), ("2k", 2048), ("1KB", 1024), ("3mb", 3 << 20), ("2gb", 2 << 30), ("1G", 1 << 30)]
+)
+def test_memory_is_said_as_for_redis(tmp_path: Path, text: str, found: int) -> None:
+    config = load(tmp_path, f'{SOUND}maxmemory = "{text}"\nenable_debug = true\n{MEMBERS}')
+    assert (config.maxmemory, config.enable_debug) == (found, True)
+    assert load(tmp_path, config.to_toml()) == config
+    assert json.loads(config.to_engine())["memory_bytes_max"] == found
+
+
 def test_the_engine_gets_all_of_it(tmp_path: Path) -> None:
     engine = json.loads(load(tmp_path, SOUND + MEMBERS).to_engine())
     assert engine["peers"] == {"1": "10.0.0.1:7479", "2": "10.0.0.2:7479"}
@@ -83,6 +93,9 @@ def test_the_engine_gets_all_of_it(tmp_path: Path) -> None:
         (f"{CLUSTER}replica = 1\n{MEMBERS}", ["data is missing", "directory"]),
         (f'{SOUND}listen = "7379"\n{MEMBERS}', ['listen is "7379"', "host:port"]),
         (f'{SOUND}listen = "a:70000"\n{MEMBERS}', ['listen is "a:70000"', "1 to 65535"]),
+        (f'{SOUND}maxmemory = "much"\n{MEMBERS}', ['maxmemory is "much"', "100mb"]),
+        (f"{SOUND}maxmemory = -1\n{MEMBERS}", ["maxmemory is -1", "100mb"]),
+        (f'{SOUND}enable_debug = "yes"\n{MEMBERS}', ['enable_debug is "yes"', "true or false"]),
         (f"{SOUND}colour = 1\n{MEMBERS}", ["colour is unknown", "cluster, replicas, replica"]),
         (f"{SOUND}replicas = []\n", ["replicas is []", "1 to 9 tables"]),
         (SOUND, ["replicas is missing"]),

@@ -61,6 +61,9 @@ class Options:
     ready_file: Path | None = None
     #: Whether a replica that died is started again.
     restart: bool = True
+    #: See `Config`.
+    maxmemory: int = 0
+    enable_debug: bool = False
     #: Options of `psmr serve` beside what the configuration has.
     watched: tuple[str, ...] = ()
 
@@ -207,6 +210,8 @@ class LocalCluster:
                 data=self._directory.data_path(member.id) if identity.durability == "fsync" else None,
                 listen=member.client,
                 peer_listen=member.peer,
+                maxmemory=self._options.maxmemory,
+                enable_debug=self._options.enable_debug,
                 metrics=None if metrics is None else f"{metrics[0]}:{metrics[1] + member.id - 1}",
             )
             for member in members

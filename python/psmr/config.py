@@ -5,6 +5,7 @@ Every refusal names the file, the key, the value and what is allowed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -34,6 +35,9 @@ WORKERS_MAX = 64
 #: A cluster of such replicas on one machine has one stream.
 CORES_FOR_OWN_THREADS = 4
 
+#: What says how much memory, for people.
+BYTES_ALLOWED = "a number of bytes, also as 100mb or 2gb"
+_BYTES = re.compile(r"(\d{1,15})(b|kb?|mb?|gb?|)")
 _CLUSTER_ID = re.compile(r"[0-9a-f]{32}")
 _T = TypeVar("_T")
 
@@ -49,6 +53,14 @@ def parse_address(text: str) -> tuple[str, int]:
     if not separator or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(text)
     return host.strip("[]"), int(port)
+
+
+def parse_bytes(text: str) -> int:
+    """Read a number of bytes, as Redis has them: `1048576`, `1024kb`, `1mb`. Raises ValueError."""
+    found = _BYTES.fullmatch(text.strip().lower())
+    if found is None:
+        raise ValueError(text)
+    return int(found[1]) << {"": 0, "b": 0, "k": 10, "kb": 10, "m": 20, "mb": 20, "g": 30, "gb": 30}[found[2]]
 
 
 def local_address(listen: str) -> str:
@@ -111,6 +123,10 @@ class Config:
     peer_listen: str
     #: Where metrics are served over HTTP; None: nowhere.
     metrics: str | None = None
+    #: Resident memory beyond which Redis clients' commands that need more are refused, in bytes; 0: no limit.
+    maxmemory: int = 0
+    #: Whether Redis clients may use DEBUG SLEEP.
+    enable_debug: bool = False
     #: The replica ends when the other end of this descriptor is closed.
     lifeline_fd: int | None = field(default=None, compare=False)
 
@@ -143,6 +159,8 @@ class Config:
                 "durability": self.durability,
                 "data": None if self.data is None else str(self.data),
                 "lifeline_fd": self.lifeline_fd,
+                "memory_bytes_max": self.maxmemory,
+                "allows_debug": self.enable_debug,
             }
         )
 
@@ -161,6 +179,10 @@ class Config:
         ]
         if self.metrics is not None:
             lines.append(f"metrics = {_quote(self.metrics)}")
+        if self.maxmemory:
+            lines.append(f"maxmemory = {self.maxmemory}")
+        if self.enable_debug:
+            lines.append("enable_debug = true")
         if self.data is not None:
             lines.append(f"data = {_quote(str(self.data))}")
         for member in self.members:
@@ -209,6 +231,22 @@ class _Table:
 
     def word(self, key: str, allowed: tuple[str, ...], default: str) -> str:
         return self.take(key, str, " or ".join(json.dumps(word) for word in allowed), lambda w: w in allowed, default)
+
+    def size(self, key: str) -> int:
+        """Take a number of bytes; 0 if it is not there."""
+        value = self._values.get(key)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                self._values[key] = parse_bytes(value)
+        return self.take(key, int, BYTES_ALLOWED, lambda number: 0 <= number < 1 << 50, 0)
+
+    def switch(self, key: str) -> bool:
+        """Take true or false; false if it is not there."""
+        self._allowed.append(key)
+        value = self._values.pop(key, False)
+        if not isinstance(value, bool):
+            raise self.refusal(key, value, "true or false")
+        return value
 
     def address(self, key: str, default: str | None = None) -> str:
         return self.take(key, str, '"host:port" with a port from 1 to 65535', _is_address, default)
@@ -260,6 +298,8 @@ def _from_table(service: str, values: Mapping[str, object], path: Path) -> Confi
         listen=table.address("listen", own.client),
         peer_listen=table.address("peer_listen", own.peer),
         metrics=table.address("metrics", "") or None,
+        maxmemory=table.size("maxmemory"),
+        enable_debug=table.switch("enable_debug"),
     )
     table.end()
     return config
@@ -328,6 +368,12 @@ data = "data"
 
 # Where to serve /metrics for Prometheus, /livez and /readyz.
 # metrics = "127.0.0.1:9379"
+
+# Memory of the replica beyond which commands of Redis clients that need more are refused; not limited if it is not said.
+# maxmemory = "8gb"
+
+# Lets Redis clients hold the replica up by DEBUG SLEEP.
+# enable_debug = true
 
 # Every replica, this one too: how clients and how the other replicas reach it.
 [[replicas]]

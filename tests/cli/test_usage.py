@@ -48,6 +48,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: tup
         ("local kv --replicas 0", "1<=x<=9"),
         ("local kv --port 0", "1<=x<=65535"),
         ("local kv --port 65535", "--port is 65535: allowed is 1 to 65533"),
+        ("local kv --maxmemory much", "'much': allowed is a number of bytes, also as 100mb or 2gb"),
         ("local kv --groups 2 --streams 3", "--streams is 3: allowed is 1 to 2"),
         ("local kv --durability perhaps", "'perhaps' is not"),
         ("serve kv", "Missing option '--config'"),

@@ -250,3 +250,26 @@ def test_memory_stays_flat_under_a_flood_while_a_replica_is_stopped(tmp_path: Pa
         assert is_equal(cluster)
         assert max(map(resident_bytes_max, pids)) < FLOODED_BYTES_MAX
         assert cluster.pids() == pids
+
+
+def test_a_replica_over_its_memory_takes_what_needs_none(tmp_path: Path) -> None:
+    with (
+        Local(tmp_path, "--durability", "memory", "--maxmemory", "1kb", "--enable-debug", replicas=1) as local,
+        redis.Redis(port=local.port, decode_responses=True) as client,
+    ):
+        wait_until(lambda: _is_refused(client), 10, "the replica has looked at its memory")
+        with pytest.raises(redis.exceptions.OutOfMemoryError, match="used memory > 'maxmemory'"):
+            client.pipeline().incr("k").execute()
+        assert (client.get("other"), client.delete("other")) == (None, 0)
+        assert client.config_get("maxmemory") == {"maxmemory": "1024"}
+        since = time.monotonic()
+        assert client.execute_command("DEBUG", "SLEEP", "0.3")
+        assert time.monotonic() - since >= 0.3
+
+
+def _is_refused(client: redis.Redis) -> bool:
+    try:
+        client.set("k", 1)
+    except redis.exceptions.OutOfMemoryError:
+        return True
+    return False

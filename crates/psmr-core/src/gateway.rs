@@ -3,6 +3,7 @@
 
 use crate::command::{GroupId, GroupSet};
 use crate::routing::Topology;
+use std::time::Duration;
 
 /// What became of a request that the service did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,10 @@ pub struct NodeInfo {
     pub durability: &'static str,
     /// The cluster's id, 32 hexadecimal digits.
     pub cluster: String,
+    /// Beyond so many bytes of resident memory the replica takes no commands that need more; 0: there is no limit.
+    pub memory_bytes_max: u64,
+    /// Whether clients may hold the replica up, to see what that does.
+    pub allows_debug: bool,
 }
 
 /// What a replica's process has used.
@@ -85,6 +90,12 @@ pub trait Sink {
     fn usage(&self) -> Option<Usage> {
         None
     }
+    /// Whether the replica's process has more than `NodeInfo::memory_bytes_max`, when it last looked.
+    fn is_out_of_memory(&self) -> bool {
+        false
+    }
+    /// Holds up the replica's clients, where that is allowed, and what shares their thread.
+    fn stall(&mut self, _time: Duration) {}
     /// Answers at once, without the service.
     fn answer(&mut self, bytes: &[u8]);
     /// Multicasts a command to γ; one that is longer than `COMMAND_BYTES_MAX` fails. `read`: an ordered read, executed only where it is answered. `tag` comes back with the reply.

@@ -107,6 +107,7 @@ pub struct Clients {
     batches: Vec<Input>,
     inputs: Vec<ClientInput>,
     next_clock: Instant,
+    is_out_of_memory: bool,
 }
 
 impl Clients {
@@ -143,6 +144,7 @@ impl Clients {
             batches: Vec::new(),
             inputs: Vec::new(),
             next_clock: Instant::now(),
+            is_out_of_memory: false,
         })
     }
 
@@ -426,6 +428,8 @@ impl Clients {
                 }
             }
         }
+        let most = self.parts.node.memory_bytes_max;
+        self.is_out_of_memory = most > 0 && crate::usage::used(0).is_some_and(|usage| usage.memory_bytes > most);
         let listed = self.seats.iter().filter_map(|seat| match seat {
             Seat::Client(connection) => Some(connection.info()),
             _ => None,
@@ -437,12 +441,13 @@ impl Clients {
     fn work_client(&mut self, at: usize) {
         // Their ids begin after 1.
         let connections = self.next_id - 1;
+        let is_out_of_memory = self.is_out_of_memory;
         let Seat::Client(connection) = &mut self.seats[at] else { return };
         let Parts { proxy, node, directory, addresses, .. } = &mut self.parts;
         let clients = || directory.lock().unwrap_or_else(PoisonError::into_inner).clone();
         connection.work(
             at as u32,
-            &mut Lent { proxy, node, clients: &clients, addresses, connections, timed: &mut self.timed },
+            &mut Lent { proxy, node, clients: &clients, addresses, connections, timed: &mut self.timed, is_out_of_memory },
             &mut self.scratch,
         );
         self.held_up |= connection.is_held_up();

@@ -85,6 +85,8 @@ pub struct Lent<'a> {
     pub addresses: &'a AddressBook,
     /// How many there have been.
     pub connections: u64,
+    /// The process has more memory than it may, when that was last looked at.
+    pub is_out_of_memory: bool,
 }
 
 impl Connection {
@@ -335,6 +337,14 @@ impl Sink for Requests<'_, '_> {
 
     fn usage(&self) -> Option<Usage> {
         crate::usage::used(self.lent.connections)
+    }
+
+    fn is_out_of_memory(&self) -> bool {
+        self.lent.is_out_of_memory
+    }
+
+    fn stall(&mut self, time: Duration) {
+        std::thread::sleep(time);
     }
 
     fn answer(&mut self, bytes: &[u8]) {

@@ -67,6 +67,10 @@ pub struct NodeConfig {
     pub workers: usize,
     /// Clients are served, and brief commands executed, in the consensus thread: less CPU per command where cores are few.
     pub shares_thread: bool,
+    /// Beyond so many bytes of resident memory, clients' commands that need more are refused; 0: there is no limit.
+    pub memory_bytes_max: u64,
+    /// Clients may hold the replica up, to see what that does.
+    pub allows_debug: bool,
     /// Commands by name, if the clients' protocol counts them.
     pub counts: Option<CommandCounts>,
     /// Where the service comes from, as its users name it, if it is none of this program's.
@@ -238,6 +242,8 @@ impl Node {
             started_ms: wall_ms(),
             durability: if durable { "fsync" } else { "memory" },
             cluster: cluster_text(&config.cluster),
+            memory_bytes_max: config.memory_bytes_max,
+            allows_debug: config.allows_debug,
         };
         let addresses = Arc::new(AddressBook::default());
         for (replica, address) in (1..).zip(&config.client_addresses) {

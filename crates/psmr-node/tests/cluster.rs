@@ -157,6 +157,8 @@ impl Cluster {
             workers: 2,
             // Both ways, in one cluster.
             shares_thread: replica != 3,
+            memory_bytes_max: 0,
+            allows_debug: false,
             counts: None,
             source: None,
             data: self.data.as_ref().map(path),

@@ -78,6 +78,8 @@ impl Fixture {
             client_addresses: Vec::new(),
             workers: 1,
             shares_thread: false,
+            memory_bytes_max: 0,
+            allows_debug: false,
             counts: None,
             source: None,
             data: None,

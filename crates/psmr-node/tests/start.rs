@@ -28,12 +28,14 @@ fn start(data: Option<&Path>, groups: usize, listen: Option<SocketAddr>) -> Resu
         client_addresses: Vec::new(),
         workers: 1,
         shares_thread: false,
+        memory_bytes_max: 0,
+        allows_debug: false,
         counts: None,
         source: None,
         data: data.map(Path::to_path_buf),
     };
     let factory = Arc::new(|id| Box::new(RespGateway::new(id, Limits::default())) as Box<dyn Gateway>);
-    Node::start(config, Arc::new(KvService), factory)
+    Node::start(config, Arc::new(KvService::default()), factory)
 }
 
 fn refusal(data: &Path, groups: usize) -> NodeError {

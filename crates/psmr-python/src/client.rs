@@ -144,6 +144,8 @@ pub fn embedded_config(groups: usize, workers: Option<usize>, data: Option<PathB
         client_addresses: Vec::new(),
         workers: workers.unwrap_or(cores).min(groups).max(1),
         shares_thread: false,
+        memory_bytes_max: 0,
+        allows_debug: false,
         counts: None,
         source: None,
         data,

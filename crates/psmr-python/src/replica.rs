@@ -30,6 +30,8 @@ struct Settings {
     durability: String,
     data: Option<PathBuf>,
     lifeline_fd: Option<i32>,
+    memory_bytes_max: u64,
+    allows_debug: bool,
 }
 
 impl From<NodeError> for Error {
@@ -91,6 +93,8 @@ impl Settings {
             client_addresses: (1..=replicas).map(|id| self.clients.get(&id).cloned()).collect(),
             workers: self.workers,
             shares_thread: self.shares_thread,
+            memory_bytes_max: self.memory_bytes_max,
+            allows_debug: self.allows_debug,
             counts: None,
             source: None,
             data,

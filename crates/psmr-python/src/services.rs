@@ -61,11 +61,13 @@ impl Builtin {
         match self {
             Builtin::Kv => {
                 let counts = Arc::new(Counts::default());
-                let counted = counts.clone();
+                let service = KvService::default();
+                let (counted, totals) = (counts.clone(), service.totals.clone());
                 let factory = move |id: u64| {
-                    Box::new(RespGateway::new(id, Limits::default()).counted_by(counted.clone())) as Box<dyn Gateway>
+                    let gateway = RespGateway::new(id, Limits::default()).counted_by(counted.clone()).told_by(totals.clone());
+                    Box::new(gateway) as Box<dyn Gateway>
                 };
-                (Arc::new(KvService), Arc::new(factory), Arc::new(move || counts.by_name()))
+                (Arc::new(service), Arc::new(factory), Arc::new(move || counts.by_name()))
             }
         }
     }

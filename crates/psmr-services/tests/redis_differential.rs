@@ -792,6 +792,27 @@ fn what_clients_ask_at_their_start_gives_the_same_replies() {
             "COMMAND GETKEYS eval x 2 a",
             "COMMAND GETKEYS eval x -1 a",
             "COMMAND GETKEYS eval x y a",
+            "COMMAND GETKEYSANDFLAGS get a",
+            "COMMAND GETKEYSANDFLAGS nosuch a",
+            "COMMAND GETKEYSANDFLAGS echo x",
+            "COMMAND GETKEYSANDFLAGS mset a b c",
+            "COMMAND GETKEYSANDFLAGS mset a 1 b 2",
+            "COMMAND GETKEYSANDFLAGS del a b c",
+            "COMMAND GETKEYSANDFLAGS bitop and a b c",
+            "COMMAND GETKEYSANDFLAGS copy a b",
+            "COMMAND GETKEYSANDFLAGS rename a b",
+            "COMMAND GETKEYSANDFLAGS set k v ex 10",
+            "COMMAND GETKEYSANDFLAGS set k get",
+            "COMMAND GETKEYSANDFLAGS SET k v GET",
+            "COMMAND GETKEYSANDFLAGS bitfield k get u8 0",
+            "COMMAND GETKEYSANDFLAGS bitfield k get u8 0 set u8 0 1",
+            "COMMAND GETKEYSANDFLAGS object encoding k",
+            "COMMAND GETKEYSANDFLAGS eval x 1 a b",
+            "DEBUG SLEEP 0",
+            "DEBUG",
+            "CLIENT REPLY x",
+            "CLIENT REPLY",
+            "CLIENT REPLY ON",
             "CLIENT TRACKING off",
             "CLIENT TRACKING OFF bcast NOLOOP",
             "CLIENT TRACKING x",
@@ -874,6 +895,44 @@ fn what_clients_ask_at_their_start_gives_the_same_replies() {
         pair.check(&[vec![b'x'; 300], vec![b'y'; 100], vec![b'z'; 100], b"a\0b".to_vec()]);
         pair.check(&[b"NOSUCH".to_vec(), b"a\0b".to_vec()]);
     }
+}
+
+#[test]
+fn replies_are_left_out_alike() {
+    let _alone = alone();
+    let lines = [
+        "SET a 1",
+        "CLIENT REPLY SKIP",
+        "GET a",
+        "PING",
+        "CLIENT REPLY SKIP",
+        "NOSUCH",
+        "GET a",
+        "CLIENT REPLY OFF",
+        "SET a 2",
+        "NOSUCH",
+        "MGET a b",
+        "MULTI",
+        "INCR a",
+        "EXEC",
+        "WATCH a",
+        "CLIENT REPLY SKIP",
+        "PING",
+        "CLIENT REPLY ON",
+        "GET a",
+        "CLIENT REPLY SKIP",
+        "MULTI",
+        "INCR a",
+        "GET a",
+        "EXEC",
+        "CLIENT REPLY OFF",
+        "RESET",
+        "GET a",
+        "QUIT",
+    ];
+    let requests: String = std::iter::once("FLUSHALL").chain(lines).map(|line| format!("{line}\r\n")).collect();
+    let theirs = Redis::shared().connect().rest(requests.as_bytes());
+    assert_eq!(text(&theirs), text(&Connection::new(1).send(requests.as_bytes())));
 }
 
 #[test]

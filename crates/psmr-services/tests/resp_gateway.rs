@@ -444,3 +444,49 @@ proptest! {
         prop_assert_eq!(connection.send(&request(&[b"get", &key])), expected);
     }
 }
+
+#[test]
+fn a_replica_without_memory_takes_what_needs_none() {
+    let mut connection = Connection::new(1);
+    connection.engine.node.memory_bytes_max = 1000;
+    assert_eq!(connection.words("CONFIG GET maxmemory"), "*2\r\n$9\r\nmaxmemory\r\n$4\r\n1000\r\n");
+    assert_eq!(connection.words("SET k 1"), "+OK\r\n");
+    connection.engine.is_out_of_memory = true;
+    let refused = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
+    for words in ["SET k 2", "INCR k", "MSET a 1 b 2", "APPEND k x", "SETBIT k 7 1"] {
+        assert_eq!(connection.words(words), refused, "{words}");
+    }
+    assert_eq!(connection.words("GET k"), "$1\r\n1\r\n");
+    assert_eq!((connection.words("MULTI"), connection.words("SET k 2")), ("+OK\r\n".to_owned(), refused.to_owned()));
+    assert_eq!(connection.words("EXEC"), "-EXECABORT Transaction discarded because of previous errors.\r\n");
+    assert_eq!(connection.words("DEL k"), ":1\r\n");
+    connection.engine.is_out_of_memory = false;
+    assert_eq!(connection.words("SET k 2"), "+OK\r\n");
+}
+
+#[test]
+fn only_who_may_holds_a_replica_up() {
+    let mut connection = Connection::new(1);
+    assert!(connection.words("DEBUG SLEEP 1").starts_with("-ERR DEBUG command not allowed."));
+    connection.engine.node.allows_debug = true;
+    assert_eq!(connection.words("DEBUG sleep 0.25"), "+OK\r\n");
+    assert_eq!(connection.words("DEBUG SLEEP x"), "+OK\r\n");
+    assert_eq!(connection.engine.stalled, std::time::Duration::from_millis(250));
+    for words in ["DEBUG SLEEP 61", "DEBUG SLEEP inf", "DEBUG SLEEP nan", "DEBUG SLEEP", "DEBUG RELOAD", "DEBUG SLEEP 1 2"] {
+        assert!(connection.words(words).starts_with("-ERR "), "{words}");
+    }
+    assert_eq!(connection.engine.stalled, std::time::Duration::from_millis(250));
+}
+
+#[test]
+fn info_tells_how_many_keys_there_are() {
+    let mut connection = Connection::new(1);
+    assert!(connection.words("INFO keyspace").contains("# Keyspace\r\n"));
+    assert!(!connection.words("INFO keyspace").contains("db0"));
+    connection.words("MSET a 1 b 2 c 3");
+    connection.words("SET d 4 EX 100");
+    connection.words("DEL a");
+    assert!(connection.words("INFO").contains("# Keyspace\r\ndb0:keys=3,expires=1,avg_ttl=0\r\n"));
+    connection.words("FLUSHALL");
+    assert!(!connection.words("INFO keyspace").contains("db0"));
+}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from psmr.cli.options import DIRECTORY, FILE, layout_options, service_argument, watch_options
+from psmr.cli.options import DIRECTORY, FILE, layout_options, read_bytes, service_argument, watch_options
 from psmr.cluster import PORT_DEFAULT, LocalCluster, Options
 from psmr.cluster_directory import Layout
 from psmr.config import SERVICES
@@ -31,6 +31,13 @@ from psmr.service import load, schema_of
     metavar="HOST:PORT",
     help="Where replica 1 serves /metrics, /livez and /readyz; the others have the ports after it.  [default: nowhere]",
 )
+@click.option(
+    "--maxmemory",
+    metavar="BYTES",
+    callback=read_bytes,
+    help="Memory of a replica beyond which Redis clients' commands that need more are refused.  [default: no limit]",
+)
+@click.option("--enable-debug", is_flag=True, help="Let Redis clients hold a replica up by DEBUG SLEEP.")
 @watch_options
 @click.option("--ready-file", type=FILE, metavar="F", help="Written when the cluster serves: its processes and addresses.")
 @click.option("--restart/--no-restart", default=True, help="Start a replica that died again, after a second.")
@@ -45,6 +52,8 @@ def local(
     port: int,
     data: Path | None,
     metrics: str | None,
+    maxmemory: int,
+    enable_debug: bool,
     slow_after_s: float,
     compare_every_s: float,
     ready_file: Path | None,
@@ -55,10 +64,13 @@ def local(
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if service not in SERVICES:
+        if maxmemory or enable_debug:
+            raise click.UsageError("--maxmemory and --enable-debug are for kv, which Redis clients talk to.")
         schema_of(load(service))
     watched = ("--slow-after", str(slow_after_s), "--compare-every", str(compare_every_s))
     layout = Layout(service, replicas, groups, streams, durability)
-    cluster = LocalCluster(Options(layout, workers, threads, port, data, metrics, ready_file, restart, watched), report)
+    options = Options(layout, workers, threads, port, data, metrics, ready_file, restart, maxmemory, enable_debug, watched)
+    cluster = LocalCluster(options, report)
     signal.signal(signal.SIGINT, lambda *_: cluster.request_stop())
     signal.signal(signal.SIGTERM, lambda *_: cluster.request_stop())
     if stop.is_set():

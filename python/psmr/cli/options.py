@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from psmr.config import DURABILITIES, GROUPS_MAX, REPLICAS_MAX, SERVICES, THREADS, WORKERS_MAX
+from psmr.config import BYTES_ALLOWED, DURABILITIES, GROUPS_MAX, REPLICAS_MAX, SERVICES, THREADS, WORKERS_MAX, parse_bytes
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -39,6 +39,14 @@ format_option = click.option(
 )
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def read_bytes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int:
+    """Take an option that is a number of bytes; 0 if it is not there."""
+    try:
+        return 0 if value is None else parse_bytes(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: allowed is {BYTES_ALLOWED}.") from None
 
 
 def layout_options(command: _Command) -> _Command:

@@ -70,6 +70,8 @@ fn node_info(welcome: &Welcome) -> NodeInfo {
         started_ms: welcome.started_ms,
         durability: if welcome.is_durable { "fsync" } else { "memory" },
         cluster: cluster_text(&welcome.cluster),
+        memory_bytes_max: 0,
+        allows_debug: false,
     }
 }
 

@@ -14,7 +14,7 @@ fn factory() -> GatewayFactory {
 }
 
 fn cluster() -> Cluster {
-    Cluster::of(Arc::new(KvService), factory())
+    Cluster::of(Arc::new(KvService::default()), factory())
 }
 
 fn options(cluster: &Cluster) -> Options {

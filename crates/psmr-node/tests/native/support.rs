@@ -175,6 +175,8 @@ pub fn embedded(data: Option<&Path>) -> Node {
         client_addresses: Vec::new(),
         workers: 2,
         shares_thread: false,
+        memory_bytes_max: 0,
+        allows_debug: false,
         counts: None,
         source: None,
         data: data.map(Path::to_path_buf),
@@ -218,6 +220,8 @@ impl Cluster {
             workers: 2,
             // Both ways, in one cluster.
             shares_thread: replica != 3,
+            memory_bytes_max: 0,
+            allows_debug: false,
             counts: None,
             source: None,
             data: Some(self.data.path().join(format!("replica-{replica}"))),

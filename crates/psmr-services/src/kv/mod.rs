@@ -23,17 +23,20 @@ mod place;
 pub mod range;
 mod snapshot;
 mod store;
+mod totals;
 mod whole;
 
 pub(crate) use partition::parse_integer;
 pub use partition::KvPartition;
 pub use place::{place_of, Place};
+pub use totals::Totals;
 
 use command::Operation;
 use psmr_core::command::GroupId;
 use psmr_core::routing::Topology;
 use psmr_core::service::{Command, Context, Handles, Partition, Service};
 use reply::{KvError, WriteReply};
+use std::sync::Arc;
 use transaction::Transaction;
 
 /// The longest value that APPEND makes. It is a part of the service, not of a replica's configuration: all replicas must
@@ -41,8 +44,11 @@ use transaction::Transaction;
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// The service.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct KvService;
+#[derive(Clone, Debug, Default)]
+pub struct KvService {
+    /// How many keys there are.
+    pub totals: Arc<Totals>,
+}
 
 impl Service for KvService {
     fn name(&self) -> &str {
@@ -50,7 +56,7 @@ impl Service for KvService {
     }
 
     fn partition(&self, group: GroupId, topology: &Topology) -> Box<dyn Partition> {
-        Box::new(KvPartition::new(group, topology.clone()))
+        Box::new(KvPartition::new(group, topology.clone()).counted_by(self.totals.clone()))
     }
 
     fn is_brief(&self, payload: &[u8]) -> bool {
@@ -62,6 +68,9 @@ impl Service for KvService {
         if let Err(kind) = execute(handles, command, context.now_ms, reply) {
             reply.truncate(start);
             reply.error(kind);
+        }
+        if !command.read {
+            let _ = each_partition(handles, |partition| partition.tell_totals());
         }
     }
 }

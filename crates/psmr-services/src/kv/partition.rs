@@ -6,12 +6,13 @@ use super::place::{hash_of, place_of};
 use super::reply::{KvError, WriteReply};
 use super::store::Store;
 use super::transaction::{Step, Transaction};
-use super::{snapshot, whole, Cursor, VALUE_BYTES_MAX};
+use super::{snapshot, whole, Cursor, Totals, VALUE_BYTES_MAX};
 use crate::glob;
 use psmr_core::command::GroupId;
 use psmr_core::routing::Topology;
 use psmr_core::service::{Context, Partition, ReadContext, ReadOutcome, Replies, Slice};
 use std::any::Any;
+use std::sync::Arc;
 
 mod strings;
 
@@ -35,6 +36,7 @@ pub struct KvPartition {
     group: GroupId,
     topology: Topology,
     pub(super) store: Store,
+    totals: Arc<Totals>,
 }
 
 /// What time it is for a read.
@@ -66,6 +68,7 @@ impl Partition for KvPartition {
             }
             replies.end();
         }
+        self.tell_totals();
     }
 
     fn prepare(&self, payloads: &mut dyn Iterator<Item = &[u8]>) {
@@ -111,6 +114,7 @@ impl Partition for KvPartition {
 
     fn on_time(&mut self, context: &Context) {
         self.store.remove_expired(context.now_ms, EXPIRED_PER_MARK);
+        self.tell_totals();
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) -> Result<(), String> {
@@ -121,6 +125,7 @@ impl Partition for KvPartition {
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
         let is_ours = |slot| self.topology.group_of_slot(slot) == self.group;
         self.store = snapshot::read(bytes, is_ours)?;
+        self.tell_totals();
         Ok(())
     }
 
@@ -132,7 +137,18 @@ impl Partition for KvPartition {
 impl KvPartition {
     /// The empty state of `group`.
     pub fn new(group: GroupId, topology: Topology) -> KvPartition {
-        KvPartition { group, topology, store: Store::default() }
+        KvPartition { group, topology, store: Store::default(), totals: Arc::default() }
+    }
+
+    /// The same; it tells how many keys it has.
+    #[must_use]
+    pub fn counted_by(self, totals: Arc<Totals>) -> KvPartition {
+        KvPartition { totals, ..self }
+    }
+
+    #[inline]
+    pub(super) fn tell_totals(&self) {
+        self.totals.set(self.group, self.store.len(), self.store.expiring_count());
     }
 
     #[inline]

@@ -71,6 +71,11 @@ impl Store {
         self.entries.len()
     }
 
+    /// How many keys will expire, or have expired and not been removed.
+    pub fn expiring_count(&self) -> usize {
+        self.due.len()
+    }
+
     /// How many keys have expired at `now_ms` but have not been removed.
     pub fn expired_count(&self, now_ms: u64) -> usize {
         if self.due_next_ms > now_ms {

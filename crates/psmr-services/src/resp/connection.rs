@@ -169,6 +169,7 @@ pub fn quit(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
 pub fn reset(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
     gateway.is_resp3 = false;
     gateway.transactions.reset();
+    gateway.replies = super::ReplyMode::default();
     gateway.name.clear();
     gateway.answer(sink, |writer| writer.simple("RESET"));
 }
@@ -223,6 +224,21 @@ pub fn client_switch(gateway: &mut RespGateway, request: &Request<'_>, sink: &mu
     let mode = request.argument(2);
     if mode.eq_ignore_ascii_case(b"on") || mode.eq_ignore_ascii_case(b"off") {
         gateway.answer(sink, |writer| writer.simple("OK"));
+    } else {
+        gateway.answer_error(sink, SYNTAX);
+    }
+}
+
+pub fn client_reply(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let mode = request.argument(2);
+    if mode.eq_ignore_ascii_case(b"on") {
+        gateway.replies = super::ReplyMode::default();
+        gateway.answer(sink, |writer| writer.simple("OK"));
+    } else if mode.eq_ignore_ascii_case(b"off") {
+        gateway.replies = super::ReplyMode { is_off: true, is_silent: true, skips_next: false };
+    } else if mode.eq_ignore_ascii_case(b"skip") {
+        gateway.replies.is_silent = true;
+        gateway.replies.skips_next = true;
     } else {
         gateway.answer_error(sink, SYNTAX);
     }

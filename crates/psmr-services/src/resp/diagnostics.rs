@@ -1,12 +1,13 @@
-//! What is asked to see how a server is doing: OBJECT, MEMORY, SLOWLOG, LATENCY. How long commands took is in the replica's
+//! What is asked to see how a server is doing: OBJECT, MEMORY, SLOWLOG, LATENCY, DEBUG. How long commands took is in the replica's
 //! metrics, not here: the slow log and the latency events are empty.
 
 use super::data::{NOT_AN_INTEGER, SYNTAX};
-use super::{Request, RespGateway};
+use super::{shown_start, Request, RespGateway};
 use crate::kv::command::Aspect;
 use crate::kv::parse_integer;
 use crate::kv::reply::KvError;
 use psmr_core::gateway::Sink;
+use std::time::Duration;
 
 pub fn object_encoding(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
     gateway.read(request, sink, |encoder| encoder.describe(request.argument(2), Aspect::Encoding));
@@ -38,6 +39,32 @@ pub fn memory_usage(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut
         }
     }
     gateway.read(request, sink, |encoder| encoder.describe(request.argument(2), Aspect::Bytes));
+}
+
+const DEBUG_REFUSED: &[u8] =
+    b"ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it \
+    from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
+
+/// The longest time that a client may hold a replica up for.
+const SLEEP_SECONDS_MAX: f64 = 60.0;
+
+/// Only SLEEP: it shows what a replica that is held up does to the others.
+pub fn debug(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    if !sink.node().allows_debug {
+        return gateway.answer_error(sink, DEBUG_REFUSED);
+    }
+    if request.count() != 3 || !request.argument(1).eq_ignore_ascii_case(b"sleep") {
+        let name = shown_start(request.argument(1), 128);
+        let text = [b"ERR unknown subcommand or wrong number of arguments for '", name, b"'. Try DEBUG HELP."].concat();
+        return gateway.answer_error(sink, &text);
+    }
+    // What is no number counts as 0, as in Redis.
+    let seconds: f64 = std::str::from_utf8(request.argument(2)).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    if seconds.is_nan() || seconds > SLEEP_SECONDS_MAX {
+        return gateway.answer_error(sink, format!("ERR DEBUG SLEEP for more than {SLEEP_SECONDS_MAX} seconds").as_bytes());
+    }
+    sink.stall(Duration::from_secs_f64(seconds.max(0.0)));
+    gateway.answer(sink, |writer| writer.simple("OK"));
 }
 
 pub fn slow_log_get(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {

@@ -92,13 +92,44 @@ pub fn command_keys(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut
     }
 }
 
-/// The keys of a command of these arguments, its name included.
-fn keys_of<'a>(arguments: &[&'a [u8]]) -> Result<Vec<&'a [u8]>, &'static [u8]> {
-    let spec = find(arguments[0]).and_then(|(_, spec)| match spec.subcommands {
+pub fn command_keys_and_flags(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
+    let asked: Vec<&[u8]> = (2..request.count()).map(|at| request.argument(at)).collect();
+    let spec = asked_spec(&asked);
+    match keys_of(&asked) {
+        Ok(keys) => gateway.answer(sink, |writer| {
+            writer.array(keys.len());
+            for (at, key) in keys.iter().enumerate() {
+                writer.array(2);
+                writer.bulk(key);
+                write_words(writer, spec.map_or("", |spec| key_flags(spec, &asked, at)));
+            }
+        }),
+        Err(text) => gateway.answer_error(sink, text),
+    }
+}
+
+/// What happens to a key of a command, which may depend on the other arguments.
+fn key_flags(spec: &'static CommandSpec, arguments: &[&[u8]], at: usize) -> &'static str {
+    let has = |word: &str| arguments[2..].iter().any(|argument| argument.eq_ignore_ascii_case(word.as_bytes()));
+    match spec.name {
+        "set" if !arguments[3..].iter().any(|argument| argument.eq_ignore_ascii_case(b"get")) => "OW update",
+        "bitfield" if !has("set") && !has("incrby") => "RO access",
+        "set" | "bitfield" => "RW access update",
+        _ => spec.key_flags.split('|').nth(at).or_else(|| spec.key_flags.split('|').next_back()).unwrap_or_default(),
+    }
+}
+
+/// The command or subcommand of these arguments, its name included.
+fn asked_spec(arguments: &[&[u8]]) -> Option<&'static CommandSpec> {
+    find(arguments[0]).and_then(|(_, spec)| match spec.subcommands {
         [] => Some(spec),
         _ => find_subcommand(spec, arguments[1]),
-    });
-    let spec = spec.ok_or(&b"ERR Invalid command specified"[..])?;
+    })
+}
+
+/// The keys of a command of these arguments, its name included.
+fn keys_of<'a>(arguments: &[&'a [u8]]) -> Result<Vec<&'a [u8]>, &'static [u8]> {
+    let spec = asked_spec(arguments).ok_or(&b"ERR Invalid command specified"[..])?;
     if spec.keys == NO_KEYS {
         return Err(b"ERR The command has no key arguments");
     }
@@ -267,7 +298,8 @@ fn parameters(gateway: &RespGateway, node: &NodeInfo) -> Vec<(&'static str, Stri
         ("appendfsync", if is_durable { "always" } else { "no" }.to_owned()),
         ("appendonly", if is_durable { "yes" } else { "no" }.to_owned()),
         ("databases", "1".to_owned()),
-        ("maxmemory", "0".to_owned()),
+        ("enable-debug-command", if node.allows_debug { "yes" } else { "no" }.to_owned()),
+        ("maxmemory", node.memory_bytes_max.to_string()),
         ("maxmemory-policy", "noeviction".to_owned()),
         ("port", node.port.to_string()),
         ("proto-max-bulk-len", gateway.limits.bulk_bytes_max.to_string()),
@@ -347,7 +379,7 @@ pub fn info(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sin
             }
             // Writing to a string does not fail.
             let _ = write!(text, "# {name}\r\n");
-            for (field, value) in section(sink) {
+            for (field, value) in section(gateway, sink) {
                 let _ = write!(text, "{field}:{value}\r\n");
             }
         }
@@ -355,22 +387,26 @@ pub fn info(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sin
     gateway.answer(sink, |writer| writer.verbatim(text.as_bytes()));
 }
 
-type Section = fn(&dyn Sink) -> Vec<(&'static str, String)>;
+type Section = fn(&RespGateway, &dyn Sink) -> Vec<(&'static str, String)>;
 
-const SECTIONS: [(&str, Section); 8] = [
+const SECTIONS: [(&str, Section); 9] = [
     ("Server", server_section),
-    ("Clients", |sink| vec![("connected_clients", sink.clients().len().to_string())]),
-    ("Memory", |sink| used(sink, |usage| vec![("used_memory_rss", usage.memory_bytes.to_string())])),
-    ("Persistence", |sink| {
+    ("Clients", |_, sink| vec![("connected_clients", sink.clients().len().to_string())]),
+    ("Memory", |_, sink| used(sink, |usage| vec![("used_memory_rss", usage.memory_bytes.to_string())])),
+    ("Persistence", |_, sink| {
         vec![("loading", "0".to_owned()), ("aof_enabled", u8::from(sink.node().durability == "fsync").to_string())]
     }),
-    ("Stats", |sink| used(sink, |usage| vec![("total_connections_received", usage.connections.to_string())])),
-    ("Replication", |_| vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]),
-    ("CPU", |sink| {
+    ("Stats", |_, sink| used(sink, |usage| vec![("total_connections_received", usage.connections.to_string())])),
+    ("Replication", |_, _| vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]),
+    ("CPU", |_, sink| {
         let seconds = |ms: u64| format!("{}.{:03}000", ms / 1000, ms % 1000);
         used(sink, |usage| vec![("used_cpu_sys", seconds(usage.cpu_system_ms)), ("used_cpu_user", seconds(usage.cpu_user_ms))])
     }),
-    ("Cluster", |_| vec![("cluster_enabled", "0".to_owned())]),
+    ("Cluster", |_, _| vec![("cluster_enabled", "0".to_owned())]),
+    ("Keyspace", |gateway, _| match gateway.totals.sum() {
+        (0, _) => Vec::new(),
+        (keys, expires) => vec![("db0", format!("keys={keys},expires={expires},avg_ttl=0"))],
+    }),
 ];
 
 /// Fields about the process; a section has none where the system does not tell.
@@ -378,7 +414,7 @@ fn used(sink: &dyn Sink, fields: impl Fn(Usage) -> Vec<(&'static str, String)>) 
     sink.usage().map(fields).unwrap_or_default()
 }
 
-fn server_section(sink: &dyn Sink) -> Vec<(&'static str, String)> {
+fn server_section(_: &RespGateway, sink: &dyn Sink) -> Vec<(&'static str, String)> {
     let node = sink.node();
     let uptime_seconds = sink.wall_ms().saturating_sub(node.started_ms) / 1000;
     vec![

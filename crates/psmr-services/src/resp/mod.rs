@@ -26,8 +26,8 @@ pub use counts::Counts;
 pub use table::{commands, dependency, explain, CommandInfo, Dependency};
 
 use crate::kv::command::Encoder;
-use crate::kv::place_of;
 use crate::kv::reply::{split_reply, KvError, Reply};
+use crate::kv::{place_of, Totals};
 use dump::Flaw;
 use parse::{Parsed, Parser, Span};
 use psmr_core::command::GroupSet;
@@ -114,16 +114,39 @@ pub struct RespGateway {
     library_version: String,
     wants_close: bool,
     transactions: Transactions,
+    replies: ReplyMode,
     /// Random keys that were asked for.
     drawn: u64,
     /// For commands and answers while they are made.
     scratch: Vec<u8>,
     counts: Arc<Counts>,
+    totals: Arc<Totals>,
+}
+
+/// Which replies the client wants (CLIENT REPLY).
+#[derive(Debug, Default)]
+struct ReplyMode {
+    /// None, until it says so.
+    is_off: bool,
+    /// Not the next one.
+    skips_next: bool,
+    /// Not that of the present request.
+    is_silent: bool,
+}
+
+impl ReplyMode {
+    /// A request has come.
+    #[inline]
+    fn begin(&mut self) {
+        self.is_silent = self.is_off || std::mem::take(&mut self.skips_next);
+    }
 }
 
 /// How the reply to a request is to be written: what its tag says.
 #[derive(Clone, Copy)]
 struct Form {
+    /// The client wants no reply.
+    is_silent: bool,
     is_resp3: bool,
     way: Way,
     /// The command's place in the table.
@@ -169,16 +192,21 @@ impl Way {
     }
 }
 
+/// In a tag that is none of a transaction: the client wants no reply.
+const SILENT: u32 = 1 << 30;
+
 impl Form {
     #[inline]
     fn tag(self) -> u32 {
-        u32::from(self.is_resp3) | self.way.code() << 1 | (self.command as u32) << (1 + Way::BITS)
+        let silent = if self.is_silent { SILENT } else { 0 };
+        u32::from(self.is_resp3) | self.way.code() << 1 | (self.command as u32) << (1 + Way::BITS) | silent
     }
 
     #[inline]
     fn of_tag(tag: u32) -> Form {
         let way = Way::of_code(tag >> 1 & ((1 << Way::BITS) - 1));
-        Form { is_resp3: tag & 1 != 0, way, command: (tag >> (1 + Way::BITS)) as usize }
+        let command = ((tag & !SILENT) >> (1 + Way::BITS)) as usize;
+        Form { is_resp3: tag & 1 != 0, is_silent: tag & SILENT != 0, way, command }
     }
 }
 
@@ -222,6 +250,9 @@ impl Gateway for RespGateway {
         if transaction::is_own(tag) {
             return transaction::on_reply(self, tag, reply, out);
         }
+        if tag & SILENT != 0 {
+            return;
+        }
         let form = Form::of_tag(tag);
         let mut writer = Writer { out, is_resp3: form.is_resp3 };
         let mut rest = reply;
@@ -239,8 +270,9 @@ impl Gateway for RespGateway {
     }
 
     fn on_failure(&mut self, tag: u32, failure: Failure, out: &mut Vec<u8>) {
-        if transaction::is_own(tag) {
-            self.transactions.on_failure(tag);
+        let is_silent = if transaction::is_own(tag) { self.transactions.on_failure(tag) } else { tag & SILENT != 0 };
+        if is_silent {
+            return;
         }
         let mut writer = Writer { out, is_resp3: Form::of_tag(tag).is_resp3 };
         match failure {
@@ -327,10 +359,18 @@ impl RespGateway {
             library_version: String::new(),
             wants_close: false,
             transactions: Transactions::default(),
+            replies: ReplyMode::default(),
+            totals: Arc::default(),
             drawn: 0,
             scratch: Vec::new(),
             counts: Arc::default(),
         }
+    }
+
+    /// The same; it tells its clients how many keys there are.
+    #[must_use]
+    pub fn told_by(self, totals: Arc<Totals>) -> RespGateway {
+        RespGateway { totals, ..self }
     }
 
     /// The same; its requests are counted together with those of others.
@@ -362,6 +402,7 @@ impl RespGateway {
         let name = name.of(bytes);
         let Some((command, spec)) = find(name) else { return self.on_unknown(name, bytes, arguments, sink) };
         self.counts.add(command);
+        self.replies.begin();
         let mut request = Request { spec, command, bytes, arguments, gamma: GroupSet::EMPTY };
         if !spec.subcommands.is_empty() && arguments.len() > 1 {
             match find_subcommand(spec, request.argument(1)) {
@@ -374,6 +415,10 @@ impl RespGateway {
         }
         if !request.spec.takes(arguments.len()) {
             transaction::on_wrong_arity(self, &request, sink);
+            return Ok(());
+        }
+        if sink.is_out_of_memory() && request.spec.needs_memory() {
+            self.refuse(sink, b"OOM command not allowed when used memory > 'maxmemory'.");
             return Ok(());
         }
         match self.gamma_of(&request, sink) {
@@ -412,6 +457,7 @@ impl RespGateway {
     }
 
     fn on_unknown(&mut self, name: &[u8], bytes: &[u8], arguments: &[Span], sink: &mut dyn Sink) -> Result<(), Vec<u8>> {
+        self.replies.begin();
         // A browser that was led here by another site must not get its requests executed.
         if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
             return Err(Vec::new());
@@ -443,6 +489,9 @@ impl RespGateway {
 
     /// Answers at once.
     fn answer(&mut self, sink: &mut dyn Sink, write: impl FnOnce(&mut Writer<'_>)) {
+        if self.replies.is_silent {
+            return;
+        }
         self.scratch.clear();
         write(&mut Writer { out: &mut self.scratch, is_resp3: self.is_resp3 });
         sink.answer(&self.scratch);
@@ -488,7 +537,7 @@ impl RespGateway {
 
     #[inline]
     fn form(&self, request: &Request<'_>, way: Way) -> Form {
-        Form { is_resp3: self.is_resp3, way, command: request.command }
+        Form { is_resp3: self.is_resp3, is_silent: self.replies.is_silent, way, command: request.command }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::connection as local;
 use super::data;
+use super::diagnostics;
 use super::dump;
 use super::fields;
 use super::strings;
@@ -147,6 +148,12 @@ impl CommandSpec {
         self.name.split('|').next_back().unwrap_or(self.name)
     }
 
+    /// Whether it may make the state larger.
+    #[inline]
+    pub fn needs_memory(&self) -> bool {
+        self.flags.contains("denyoom")
+    }
+
     /// Whether it has exactly one key.
     fn has_one_key(&self) -> bool {
         self.keys.first != 0 && self.keys.first == self.keys.last
@@ -178,7 +185,7 @@ const CONNECTION: &str = "@fast @connection";
 const CONNECTION_SLOW: &str = "@slow @connection";
 const CONNECTION_ADMIN: &str = "@admin @slow @dangerous @connection";
 
-static COMMANDS: [CommandSpec; 85] = [
+static COMMANDS: [CommandSpec; 86] = [
     command("get", 2, data::get).keys(ONE_KEY, RO, "RO access").flags("readonly fast", "@read @string @fast", "").about(
         "string",
         "1.0.0",
@@ -299,6 +306,7 @@ static COMMANDS: [CommandSpec; 85] = [
     command("readwrite", 1, local::done).flags("loading stale fast", "@fast @connection", "").about("cluster", "3.0.0", "Disables read queries for a connection to a cluster replica node"),
     command("asking", 1, local::done).flags("fast", "@fast @connection", "").about("cluster", "3.0.0", "Sent by cluster clients after an -ASK redirect"),
     command("wait", 3, local::wait).flags("noscript", "@slow @connection", "request_policy:all_shards response_policy:agg_min").about("generic", "3.0.0", "Wait for the synchronous replication of all the write commands sent in the context of the current connection"),
+    command("debug", -2, diagnostics::debug).flags("admin noscript loading stale", "@admin @slow @dangerous", "").about("server", "1.0.0", "A container for debugging commands").costs("Depends on subcommand."),
     command("time", 1, local::time).flags("loading stale fast", "@fast", "nondeterministic_output").about("server", "2.6.0", "Return the current server time"),
     command("expire", -3, data::expire_seconds)
         .keys(ONE_KEY, RW, "RW update")

@@ -14,6 +14,7 @@ use psmr_core::config::COMMAND_BYTES_MAX;
 use psmr_core::gateway::{ClientInfo, NodeInfo, Sink, Usage};
 use psmr_core::routing::Topology;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 /// What the watched keys of a connection may have together, each with its version.
 const WATCH_BYTES_MAX: usize = 1 << 20;
@@ -49,6 +50,8 @@ pub struct Transactions {
     is_watch_lost: bool,
     /// The keys whose versions have been asked for.
     asked: Option<Vec<Vec<u8>>>,
+    /// Nobody wants to hear of them.
+    is_silent: bool,
     /// Those that have been asked for but not all answered, in the order of their tags.
     executed: VecDeque<Option<Executed>>,
     /// The number in the tag of the first of them.
@@ -89,6 +92,7 @@ struct Kept {
 #[derive(Debug)]
 struct Executed {
     is_resp3: bool,
+    is_silent: bool,
     items: Vec<Item>,
 }
 
@@ -124,13 +128,14 @@ impl Transactions {
         self.unwatch();
     }
 
-    /// There will be no reply with this tag.
-    pub fn on_failure(&mut self, tag: u32) {
+    /// There will be no reply with this tag. Whether nobody wants to hear of that.
+    pub fn on_failure(&mut self, tag: u32) -> bool {
         if tag == WATCH_TAG {
             self.asked = None;
             self.is_watch_lost = true;
+            self.is_silent
         } else {
-            self.take_executed(tag);
+            self.take_executed(tag).is_some_and(|executed| executed.is_silent)
         }
     }
 
@@ -192,6 +197,7 @@ pub fn watch(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Si
         return gateway.answer_error(sink, text.as_bytes());
     }
     transactions.watched_bytes += bytes;
+    transactions.is_silent = gateway.replies.is_silent;
     transactions.asked = Some(keys.iter().map(|key| key.to_vec()).collect());
     gateway.scratch.clear();
     Encoder(&mut gateway.scratch).versions(keys.len(), keys.into_iter());
@@ -222,6 +228,10 @@ pub fn on_wrong_arity(gateway: &mut RespGateway, request: &Request<'_>, sink: &m
 pub fn on_request(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
     if matches!(request.spec.name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset") {
         return (request.spec.handler)(gateway, request, sink);
+    }
+    if request.spec.name == "client|reply" {
+        // Redis leaves replies out of the list that it has announced.
+        return gateway.refuse(sink, b"ERR CLIENT REPLY inside MULTI is not allowed");
     }
     let Some(mut open) = gateway.transactions.open.take() else { return };
     let mut is_too_long = false;
@@ -293,7 +303,8 @@ pub fn exec(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
     }
     gateway.scratch.clear();
     Encoder(&mut gateway.scratch).transaction(watched.iter().map(|(key, version)| (&key[..], *version)), &open.steps);
-    let tag = gateway.transactions.add_executed(Executed { is_resp3, items: open.items });
+    let is_silent = gateway.replies.is_silent;
+    let tag = gateway.transactions.add_executed(Executed { is_resp3, is_silent, items: open.items });
     issue(gateway, open.gamma, !open.writes, tag, sink);
 }
 
@@ -302,7 +313,7 @@ impl Item {
     fn prepare(&mut self, gateway: &mut RespGateway, sink: &mut dyn Sink) {
         let kept = match self {
             Item::Step(tag) => {
-                *tag = Form { is_resp3: gateway.is_resp3, ..Form::of_tag(*tag) }.tag();
+                *tag = Form { is_resp3: gateway.is_resp3, is_silent: false, ..Form::of_tag(*tag) }.tag();
                 return;
             }
             Item::Written(_) => return,
@@ -325,9 +336,17 @@ impl Item {
 /// The service's reply with a tag of this module.
 pub fn on_reply(gateway: &mut RespGateway, tag: u32, reply: &[u8], out: &mut Vec<u8>) {
     if tag == WATCH_TAG {
-        return on_versions(gateway, reply, out);
+        let start = out.len();
+        on_versions(gateway, reply, out);
+        if gateway.transactions.is_silent {
+            out.truncate(start);
+        }
+        return;
     }
-    let Some(Executed { is_resp3, items }) = gateway.transactions.take_executed(tag) else { return };
+    let Some(Executed { is_resp3, is_silent, items }) = gateway.transactions.take_executed(tag) else { return };
+    if is_silent {
+        return;
+    }
     let (start, mut writer) = (out.len(), Writer { out, is_resp3 });
     let is_whole = match split_reply(reply) {
         Some((Reply::Null, _)) => return writer.null_array(),
@@ -404,6 +423,14 @@ impl Sink for Queue<'_> {
 
     fn usage(&self) -> Option<Usage> {
         self.sink.usage()
+    }
+
+    fn is_out_of_memory(&self) -> bool {
+        self.sink.is_out_of_memory()
+    }
+
+    fn stall(&mut self, time: Duration) {
+        self.sink.stall(time);
     }
 
     fn answer(&mut self, bytes: &[u8]) {

@@ -9,6 +9,7 @@ use psmr_core::routing::Topology;
 use psmr_core::service::{Command, Context, Handles, Partition, ReadContext, ReadOutcome, Replies, Service, Slice};
 use psmr_services::kv::KvService;
 use psmr_services::resp::{Limits, RespGateway};
+use std::time::Duration;
 
 /// The groups of the embedded engine.
 pub const GROUPS: usize = 16;
@@ -27,7 +28,12 @@ pub struct Engine {
     pub reads: usize,
     /// Reads that asked for the time first.
     pub time_marks: usize,
-    node: NodeInfo,
+    pub node: NodeInfo,
+    /// Whether the replica has more memory than it may.
+    pub is_out_of_memory: bool,
+    /// How long clients have held it up.
+    pub stalled: Duration,
+    service: KvService,
     replies: Replies,
     slice: Vec<u8>,
 }
@@ -35,7 +41,8 @@ pub struct Engine {
 impl Engine {
     pub fn new(groups: usize) -> Engine {
         let topology = Topology::new(groups, groups.min(3));
-        let partitions = topology.all().iter().map(|group| KvService.partition(group, &topology)).collect();
+        let service = KvService::default();
+        let partitions = topology.all().iter().map(|group| service.partition(group, &topology)).collect();
         let node = NodeInfo { replica: 1, replicas: 3, port: 7379, durability: "fsync", ..NodeInfo::default() };
         Engine {
             topology,
@@ -47,6 +54,9 @@ impl Engine {
             reads: 0,
             time_marks: 0,
             node,
+            is_out_of_memory: false,
+            stalled: Duration::ZERO,
+            service,
             replies: Replies::default(),
             slice: Vec::new(),
         }
@@ -73,7 +83,7 @@ impl Engine {
         self.multi += 1;
         let chosen = (0u8..).map(GroupId).zip(self.partitions.iter_mut()).filter(|(group, _)| gamma.contains(*group));
         let mut handles = Handles::new(&self.topology, chosen.map(|(group, partition)| (group, &mut **partition)).collect());
-        KvService.execute(&mut handles, Command { payload, read, seed: 0 }, &context, out);
+        self.service.execute(&mut handles, Command { payload, read, seed: 0 }, &context, out);
     }
 
     pub fn read(&mut self, group: GroupId, payload: &[u8], out: &mut Vec<u8>) {
@@ -135,6 +145,14 @@ impl Sink for EngineSink<'_> {
         Some(Usage { memory_bytes: 4_096, cpu_user_ms: 61_005, cpu_system_ms: 7, connections: 12 })
     }
 
+    fn is_out_of_memory(&self) -> bool {
+        self.engine.is_out_of_memory
+    }
+
+    fn stall(&mut self, time: Duration) {
+        self.engine.stalled += time;
+    }
+
     fn answer(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.outcomes.push(Outcome::Answer(self.bytes.len()));
@@ -174,9 +192,10 @@ impl Connection {
     }
 
     pub fn with(id: u64, groups: usize, limits: Limits) -> Connection {
+        let engine = Engine::new(groups);
         Connection {
-            engine: Engine::new(groups),
-            gateway: RespGateway::new(id, limits),
+            gateway: RespGateway::new(id, limits).told_by(engine.service.totals.clone()),
+            engine,
             room: usize::MAX,
             is_closed: false,
             input: Vec::new(),

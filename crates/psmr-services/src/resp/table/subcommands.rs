@@ -23,7 +23,7 @@ pub static SCRIPT: [CommandSpec; 4] = [
     command("script|help", 2, introspect::help).flags("loading stale", "@slow @scripting", "").about("scripting", "5.0.0", HELP),
 ];
 
-pub static CLIENT: [CommandSpec; 12] = [
+pub static CLIENT: [CommandSpec; 13] = [
     command("client|id", 2, local::client_id).flags("noscript loading stale", CONNECTION_SLOW, "").about(
         "connection",
         "5.0.0",
@@ -61,6 +61,11 @@ pub static CLIENT: [CommandSpec; 12] = [
         "7.2.0",
         "Controls whether commands sent by the client affect the LRU/LFU of accessed keys.",
     ),
+    command("client|reply", 3, local::client_reply).flags("noscript loading stale", CONNECTION_SLOW, "").about(
+        "connection",
+        "3.2.0",
+        "Instruct the server whether to reply to commands",
+    ),
     command("client|tracking", -3, local::client_tracking).flags("noscript loading stale", CONNECTION_SLOW, "").about(
         "connection",
         "6.0.0",
@@ -83,7 +88,7 @@ pub static CLIENT: [CommandSpec; 12] = [
     ),
 ];
 
-pub static COMMAND: [CommandSpec; 6] = [
+pub static COMMAND: [CommandSpec; 7] = [
     command("command|count", 2, introspect::command_count).flags("loading stale", CONNECTION_SLOW, "").about(
         "server",
         "2.8.13",
@@ -104,6 +109,10 @@ pub static COMMAND: [CommandSpec; 6] = [
     command("command|getkeys", -4, introspect::command_keys)
         .flags("loading stale", CONNECTION_SLOW, "")
         .about("server", "2.8.13", "Extract keys given a full Redis command")
+        .costs("O(N) where N is the number of arguments to the command"),
+    command("command|getkeysandflags", -4, introspect::command_keys_and_flags)
+        .flags("loading stale", CONNECTION_SLOW, "")
+        .about("server", "7.0.0", "Extract keys and access flags given a full Redis command")
         .costs("O(N) where N is the number of arguments to the command"),
     command("command|help", 2, introspect::help).flags("loading stale", "@slow @connection", "").about("server", "5.0.0", HELP),
 ];
