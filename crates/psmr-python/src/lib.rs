@@ -9,6 +9,7 @@ mod line;
 mod load;
 mod map;
 mod raw_gateway;
+mod rdb;
 mod replica;
 mod reply;
 mod schema;
@@ -41,6 +42,8 @@ fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::Embedded>()?;
     module.add_class::<load::Load>()?;
     module.add_class::<map::ShardedMap>()?;
+    module.add_class::<rdb::RdbReader>()?;
+    module.add_class::<rdb::RdbWriter>()?;
     module.add_class::<schema::Schema>()?;
     module.add_class::<line::Line>()?;
     module.add_class::<line::Replica>()?;

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from psmr import __version__
-from psmr.cli import bench, calling, check, demo, inspection, local, serve
+from psmr.cli import bench, calling, check, demo, inspection, kv, local, serve
 from psmr.errors import PsmrError
 
 __all__ = ["main", "psmr"]
@@ -35,6 +35,7 @@ for command in (
     inspection.verify,
     inspection.explain,
     check.check,
+    kv.kv,
     calling.call,
     calling.shell,
     calling.stubs,

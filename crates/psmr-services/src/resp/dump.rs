@@ -131,17 +131,22 @@ impl RestoreOptions {
 /// The dump of a string.
 pub fn write(value: &[u8]) -> Vec<u8> {
     let mut out = vec![TYPE_STRING];
+    write_string(value, &mut out);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    let checksum = crc64(0, &out);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    out
+}
+
+/// Appends a string.
+pub(super) fn write_string(value: &[u8], out: &mut Vec<u8>) {
     match parse_integer(value).and_then(|number| i32::try_from(number).ok()).filter(|_| value.len() <= DIGITS_MAX) {
-        Some(number) => push_integer(&mut out, number),
+        Some(number) => push_integer(out, number),
         None => {
-            push_length(&mut out, value.len());
+            push_length(out, value.len());
             out.extend_from_slice(value);
         }
     }
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    let checksum = crc64(&out);
-    out.extend_from_slice(&checksum.to_le_bytes());
-    out
 }
 
 fn push_integer(out: &mut Vec<u8>, number: i32) {
@@ -157,7 +162,7 @@ fn push_integer(out: &mut Vec<u8>, number: i32) {
     }
 }
 
-fn push_length(out: &mut Vec<u8>, length: usize) {
+pub(super) fn push_length(out: &mut Vec<u8>, length: usize) {
     match (u16::try_from(length), u32::try_from(length)) {
         (Ok(length @ 0..=0x3f), _) => out.push(length as u8),
         (Ok(length @ 0..=0x3fff), _) => out.extend_from_slice(&(0x4000 | length).to_be_bytes()),
@@ -177,7 +182,7 @@ fn read(dump: &[u8]) -> Result<Vec<u8>, Flaw> {
     let (body, footer) = dump.len().checked_sub(FOOTER_BYTES).map(|at| dump.split_at(at)).ok_or(Flaw::Footer)?;
     let (version, checksum) = footer.split_at(size_of::<u16>());
     let is_newer = u16::from_le_bytes([version[0], version[1]]) > VERSION;
-    if is_newer || checksum != crc64(&dump[..dump.len() - checksum.len()]).to_le_bytes() {
+    if is_newer || checksum != crc64(0, &dump[..dump.len() - checksum.len()]).to_le_bytes() {
         return Err(Flaw::Footer);
     }
     match body.split_first() {
@@ -196,7 +201,7 @@ fn read_string(bytes: &[u8]) -> Result<Vec<u8>, Flaw> {
         [0xc3, rest @ ..] => {
             let (packed_length, rest) = split_length(rest)?;
             let (length, rest) = split_length(rest)?;
-            unpack(rest.get(..packed_length).ok_or(Flaw::Data)?, length)
+            unpack(rest.get(..packed_length).ok_or(Flaw::Data)?, length, COMMAND_BYTES_MAX)
         }
         _ => {
             let (length, rest) = split_length(bytes)?;
@@ -222,10 +227,10 @@ fn split_length(bytes: &[u8]) -> Result<(usize, &[u8]), Flaw> {
     usize::try_from(length).map(|length| (length, rest)).map_err(|_| Flaw::Data)
 }
 
-/// What LZF has packed: runs of bytes as they are, and references to what is there already. A length that no command can
-/// have is refused before memory is taken.
-fn unpack(mut packed: &[u8], length: usize) -> Result<Vec<u8>, Flaw> {
-    if length > COMMAND_BYTES_MAX {
+/// What LZF has packed: runs of bytes as they are, and references to what is there already. A length over the limit is refused
+/// before memory is taken.
+pub(super) fn unpack(mut packed: &[u8], length: usize, most: usize) -> Result<Vec<u8>, Flaw> {
+    if length > most {
         return Err(Flaw::TooLong);
     }
     let mut out = Vec::with_capacity(length);
@@ -253,10 +258,11 @@ fn unpack(mut packed: &[u8], length: usize) -> Result<Vec<u8>, Flaw> {
     (out.len() == length).then_some(out).ok_or(Flaw::Data)
 }
 
-/// Redis's checksum: CRC-64 of Jones's polynomial, eight bytes at a time, as values may be long.
-fn crc64(bytes: &[u8]) -> u64 {
+/// Redis's checksum: CRC-64 of Jones's polynomial, eight bytes at a time, as values may be long. It goes on from that of the
+/// bytes before, which is 0 for none.
+pub(super) fn crc64(before: u64, bytes: &[u8]) -> u64 {
     static TABLES: [[u64; 256]; 8] = tables();
-    let (mut crc, mut rest) = (0, bytes);
+    let (mut crc, mut rest) = (before, bytes);
     while let Some((word, after)) = rest.split_first_chunk() {
         let mixed = (crc ^ u64::from_le_bytes(*word)).to_le_bytes();
         crc = mixed.iter().zip(TABLES.iter().rev()).fold(0, |crc, (byte, table)| crc ^ table[usize::from(*byte)]);
@@ -291,7 +297,7 @@ mod tests {
 
     fn with_footer(mut body: Vec<u8>) -> Vec<u8> {
         body.extend_from_slice(&VERSION.to_le_bytes());
-        let checksum = crc64(&body);
+        let checksum = crc64(0, &body);
         body.extend_from_slice(&checksum.to_le_bytes());
         body
     }
@@ -321,7 +327,7 @@ mod tests {
 
         #[test]
         fn what_is_unpacked_has_its_length_or_is_refused(packed in packed(), length in 0..300usize) {
-            if let Ok(bytes) = unpack(&packed, length) {
+            if let Ok(bytes) = unpack(&packed, length, COMMAND_BYTES_MAX) {
                 assert_eq!(bytes.len(), length);
             }
         }
@@ -329,7 +335,7 @@ mod tests {
 
     #[test]
     fn lengths_and_integers_are_written_in_the_shortest_form() {
-        assert_eq!(crc64(b"123456789"), 0xe9c6_d914_c4b8_d9ca);
+        assert_eq!(crc64(0, b"123456789"), 0xe9c6_d914_c4b8_d9ca);
         for (value, head) in
             [("-128", &[0, 0xc0, 0x80][..]), ("128", &[0, 0xc1, 128, 0]), ("-2147483648", &[0, 0xc2, 0, 0, 0, 0x80])]
         {
@@ -343,10 +349,10 @@ mod tests {
 
     #[test]
     fn a_reference_may_reach_into_what_it_makes() {
-        assert_eq!(unpack(&[0, b'a', 1 << 5, 0, 7 << 5, 1, 0], 14), Ok(vec![b'a'; 14]));
-        assert_eq!(unpack(&[0, b'a', 1 << 5, 1], 4), Err(Flaw::Data), "it begins before the start");
-        assert_eq!(unpack(&[0, b'a'], 2), Err(Flaw::Data));
-        assert_eq!(unpack(&[0, b'a'], COMMAND_BYTES_MAX + 1), Err(Flaw::TooLong), "no memory is taken");
+        assert_eq!(unpack(&[0, b'a', 1 << 5, 0, 7 << 5, 1, 0], 14, COMMAND_BYTES_MAX), Ok(vec![b'a'; 14]));
+        assert_eq!(unpack(&[0, b'a', 1 << 5, 1], 4, COMMAND_BYTES_MAX), Err(Flaw::Data), "it begins before the start");
+        assert_eq!(unpack(&[0, b'a'], 2, COMMAND_BYTES_MAX), Err(Flaw::Data));
+        assert_eq!(unpack(&[0, b'a'], COMMAND_BYTES_MAX + 1, COMMAND_BYTES_MAX), Err(Flaw::TooLong), "no memory is taken");
         assert_eq!(read(&with_footer(vec![1, 0])), Err(Flaw::OtherType));
         assert_eq!(read(&with_footer(vec![99])), Err(Flaw::Data));
     }

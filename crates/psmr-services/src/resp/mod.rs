@@ -15,6 +15,7 @@ mod dump;
 mod fields;
 mod introspect;
 mod parse;
+pub mod rdb;
 mod script;
 mod sha1;
 mod strings;
