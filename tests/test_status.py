@@ -16,7 +16,16 @@ def answers(monkeypatch: pytest.MonkeyPatch, durability: str, silent: str) -> No
     clients = {"1": silent, "2": "127.0.0.1:2"}
 
     def fake(address: str, timeout_s: float) -> str:
-        known = {"id": 2, "pid": 7, "state": "serving", "durability": durability, "workers": 1, "streams": [], "groups": []}
+        known = {
+            "id": 2,
+            "pid": 7,
+            "state": "serving",
+            "durability": durability,
+            "workers": 1,
+            "parallelism": "native",
+            "streams": [],
+            "groups": [],
+        }
         known |= {"stages_us": {}, "fdatasync_us": {}}
         return json.dumps({**known, "peers": clients})
 

@@ -45,6 +45,10 @@ class Replica(TypedDict):
     `stages_us` times a sample: `command`, from a client's command to its reply; `replicate`, from an entry's proposal until it
     is committed, where this replica leads; `deliver`, from then until a group has executed it; `deliver_cross`, the same for
     the cross log; `park`, a group's wait at a barrier; `sync`, the log's syncs.
+
+    `parallelism` is how commands run on the workers: `native` (the services of this package), `interpreter lock` (of Python's
+    code one worker at a time, beside commands that wait or compute without the lock), `free-threaded` (all at a time);
+    empty if it does not answer.
     """
 
     id: int
@@ -52,6 +56,7 @@ class Replica(TypedDict):
     state: str
     durability: str
     workers: int
+    parallelism: str
     streams: list[Stream]
     groups: list[Group]
     stages_us: dict[str, Times]
@@ -101,6 +106,7 @@ def _replica(answer: dict[str, Any]) -> Replica:
         "state": answer["state"],
         "durability": answer["durability"],
         "workers": answer["workers"],
+        "parallelism": answer["parallelism"],
         "streams": answer["streams"],
         "groups": answer["groups"],
         "stages_us": answer["stages_us"] | {"sync": answer["fdatasync_us"]},
@@ -116,6 +122,7 @@ def _silent(number: int, is_refused: bool, durability: str) -> Replica:
         "state": state,
         "durability": durability,
         "workers": 0,
+        "parallelism": "",
         "streams": [],
         "groups": [],
         "stages_us": {},

@@ -27,8 +27,8 @@ def test_status_at_every_replica(shared: Local, replica: int) -> None:
     assert [found["id"] for found in replicas] == [1, 2, 3]
     assert [found["pid"] for found in replicas] == shared.pids()
     for found in replicas:
-        assert set(found) >= {"id", "pid", "state", "durability", "workers", "streams", "groups"}
-        assert (found["state"], found["durability"]) == ("serving", "fsync")
+        assert set(found) >= {"id", "pid", "state", "durability", "workers", "parallelism", "streams", "groups"}
+        assert (found["state"], found["durability"], found["parallelism"]) == ("serving", "fsync", "native")
         assert [stream["id"] for stream in found["streams"]] == [0, 1, 2, "cross"]
         assert all(set(stream) >= {"id", "role", "term", "committed"} for stream in found["streams"])
         assert [(group["id"], group["stream"]) for group in found["groups"]] == [(n, n % 3) for n in range(16)]

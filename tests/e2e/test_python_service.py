@@ -214,6 +214,15 @@ def test_another_version_of_the_class_is_refused(addresses: list[str], tmp_path:
         psmr.connect(addresses, load(f"{other}:Bank"))
 
 
+def test_status_says_in_what_way_commands_run_in_parallel(addresses: list[str]) -> None:
+    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    shown = run_psmr("status", "--connect", addresses[0], "--format", "json")
+    told = [(replica["workers"] > 0, replica["parallelism"]) for replica in json.loads(shown.stdout)["replicas"]]
+    assert told == [(True, "interpreter lock" if has_lock else "free-threaded")] * 3
+    expected = "interpreter lock: commands that release it run in parallel" if has_lock else "free-threaded: commands run in"
+    assert f"\nreplica 1 2 3: {expected}" in run_psmr("status", "--connect", addresses[0]).stdout
+
+
 def test_redis_clients_are_told_what_runs_here(addresses: list[str]) -> None:
     answer = subprocess.run(
         ["redis-cli", "-p", addresses[0].rpartition(":")[2], "get", "a"], capture_output=True, text=True, timeout=20, check=False

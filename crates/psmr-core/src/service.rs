@@ -263,6 +263,11 @@ pub trait Service: Send + Sync + 'static {
         work();
     }
 
+    /// In what way commands run in parallel on the workers, for people: `native` has nothing that they share.
+    fn parallelism(&self) -> &'static str {
+        "native"
+    }
+
     /// The empty state of one group.
     fn partition(&self, group: GroupId, topology: &Topology) -> Box<dyn Partition>;
 

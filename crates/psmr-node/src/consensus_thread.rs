@@ -522,6 +522,7 @@ impl ConsensusThread {
             "state": if self.is_serving { "serving" } else { "recovering" },
             "durability": about.durability,
             "workers": self.parts.workers.len(),
+            "parallelism": engine.service().parallelism(),
             "streams": logs.iter().map(stream).collect::<Vec<_>>(),
             "groups": topology.all().iter().map(group).collect::<Vec<_>>(),
             "executed": self.parts.workers.executed(),

@@ -74,6 +74,17 @@ pub struct Host {
     timers_due: Mutex<Vec<u64>>,
     /// No other replica can differ from this one.
     is_alone: bool,
+    /// Whether the interpreter has its global lock: what was imported so far decides.
+    has_lock: bool,
+}
+
+/// Whether the interpreter has a lock that one thread at a time holds. Before CPython 3.13 there is no other way.
+fn has_interpreter_lock(py: Python<'_>) -> PyResult<bool> {
+    let sys = py.import("sys")?;
+    match sys.hasattr("_is_gil_enabled")? {
+        true => sys.call_method0("_is_gil_enabled")?.extract(),
+        false => Ok(true),
+    }
 }
 
 impl Host {
@@ -85,7 +96,8 @@ impl Host {
         let instance = declarations.class.bind(py).call0()?;
         let methods = declarations.names().map(|name| Ok(instance.getattr(name)?.unbind())).collect::<PyResult<Vec<_>>>()?;
         let timers_due = Mutex::new(vec![0; declarations.timers.len()]);
-        let host = Host { declarations, instance: instance.unbind(), methods, timers_due, is_alone };
+        let has_lock = has_interpreter_lock(py)?;
+        let host = Host { declarations, instance: instance.unbind(), methods, timers_due, is_alone, has_lock };
         host.snapshot(py, &mut Vec::new()).map_err(|why| crate::gate::Error::Usage(why).into()).map(|()| host)
     }
 
@@ -201,6 +213,13 @@ impl Service for PythonService {
             py.detach(work);
             workers_known().retain(|known| *known != ident);
         });
+    }
+
+    fn parallelism(&self) -> &'static str {
+        match self.0.has_lock {
+            true => "interpreter lock",
+            false => "free-threaded",
+        }
     }
 
     fn partition(&self, group: GroupId, _topology: &Topology) -> Box<dyn Partition> {

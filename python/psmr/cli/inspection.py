@@ -18,6 +18,11 @@ from psmr.errors import RuntimeFailure
 VERIFY_TIMEOUT_S = 60.0
 #: Of a line with names of commands, beside a matrix: both fit 80 columns.
 NAMES_WIDTH = 48
+#: What `parallelism` of a service in Python means.
+PARALLELISM = {
+    "interpreter lock": "interpreter lock: commands that release it run in parallel, others one at a time",
+    "free-threaded": "free-threaded: commands run in parallel",
+}
 
 
 @click.command()
@@ -45,6 +50,10 @@ def status(address: str, output: str) -> None:
             f"{queue:,}",
         )
     print_tables(replicas)
+    for parallelism, meaning in PARALLELISM.items():
+        such = [str(replica["id"]) for replica in cluster["replicas"] if replica["parallelism"] == parallelism]
+        if such:
+            click.echo(f"replica {' '.join(such)}: {meaning}")
 
 
 @click.command()
