@@ -64,3 +64,13 @@ def test_an_interruption_leaves_no_process(tmp_path: Path, number: signal.Signal
         bench.kill()
         bench.wait()
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("where", [(), ("--local",)])
+def test_what_each_way_to_declare_costs(where: tuple[str, ...]) -> None:
+    measured = run_psmr("bench", "dependencies", *where, "--seconds", "0.1", "--rounds", "1", "--format", "json")
+    assert measured.returncode == 0, measured.stderr
+    costs = {cost.pop("choice"): cost for cost in json.loads(measured.stdout)["costs"]}
+    assert all(figure > 0 for cost in costs.values() for figure in cost.values())
+    # What depends on nothing runs in parallel, what depends on all does not.
+    assert costs["command, NONE"]["waiting_per_second"] > 2 * costs["command, ALL"]["waiting_per_second"]

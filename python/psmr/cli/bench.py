@@ -195,6 +195,39 @@ def python(
     _print_runs(runs, asdict(asked), output)
 
 
+@bench.command("dependencies")
+@click.option("--local", "is_local", is_flag=True, help="A service in this process, instead of three replicas.")
+@click.option("--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="Threads that execute, per replica.")
+@click.option(
+    "--durability", type=click.Choice(["fsync", "memory"]), default="memory", show_default=True, help="Of the replicas."
+)
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Length of one run.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Runs of each kind.")
+@format_option
+def dependencies(is_local: bool, workers: int, durability: str, seconds: float, rounds: int, output: str) -> None:
+    """Measure what each way to declare a dependency costs: the same command of a service in Python, declared in every way."""
+    from psmr.bench.dependencies import measure
+    from psmr.cli.tables import print_tables, table
+
+    terminate_as_interrupt()
+    costs = measure(
+        is_local=is_local,
+        workers=workers,
+        durability=durability,
+        seconds=seconds,
+        rounds=rounds,
+        on_round=lambda number: click.echo(f"round {number} of {rounds}", err=True),
+    )
+    if output == "json":
+        click.echo(json.dumps({"costs": costs}))
+        return
+    shown = table("median of", "commands/s", "CPU µs", "call p50 µs", "of 1 ms, per s")
+    for cost in costs:
+        numbers = (cost["per_second"], 0), (cost["cpu_us"], 1), (cost["call_p50_us"], 0), (cost["waiting_per_second"], 0)
+        shown.add_row(cost["choice"], *(_number(number, digits) for number, digits in numbers))
+    print_tables(shown)
+
+
 def _print_runs(runs: list[list[Result]], work: dict[str, object], output: str) -> None:
     from statistics import median
 
