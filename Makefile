@@ -38,7 +38,7 @@ demo: venv ## See three replicas lose one under load, and lose no write (about h
 	@$(BIN)/psmr demo
 
 .PHONY: test
-test: check rust pytest ## Every check and test
+test: check rust pytest docs-check ## Every check and test
 
 .PHONY: check
 check: venv components ## Formats, lints and types
@@ -83,6 +83,25 @@ wheel: $(TOOLS) | rustc ## Build wheels in dist/: of the stable ABI, for CPython
 	build/wheel/bin/python -m pip install --quiet dist/psmr-*abi3*.whl
 	cd build/wheel && bin/psmr explain kv --format json >/dev/null && bin/psmr --version
 
+DOCS_VENV := build/docs-venv
+
+.PHONY: docs
+docs: $(DOCS_VENV)/.tools ## Build the documents' site in build/site; a warning fails it (needs Python 3.11; no build of psmr)
+	@$(DOCS_VENV)/bin/python scripts/docs_site.py
+	@echo "to read it, with search: $(PYTHON) -m http.server --bind 127.0.0.1 --directory build/site"
+
+.PHONY: docs-check
+docs-check:
+	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then $(MAKE) --no-print-directory docs; \
+		else echo "the site is not built: its generator needs Python 3.11 or newer"; fi
+
+$(DOCS_VENV)/.tools: requirements-docs.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11, which the site's generator needs: make docs PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements-docs.txt
+	@touch $@
+
 .PHONY: soak
 soak: rustc ## Simulate SEEDS=n histories with faults (10000 unless said)
 	cargo run --package psmr-sim --release --locked -- run --seeds 0..$(SEEDS) --jobs $$(nproc)
@@ -93,6 +112,8 @@ requirements: $(TOOLS) ## Pin the newest tools in requirements-dev.txt
 		--custom-compile-command 'make requirements' --output-file requirements-dev.txt requirements-dev.in
 	$(BIN)/uv pip compile --quiet --python-version 3.13 --generate-hashes --upgrade --custom-compile-command 'make requirements' \
 		--output-file requirements-free-threaded.txt requirements-free-threaded.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+		--custom-compile-command 'make requirements' --output-file requirements-docs.txt requirements-docs.in
 
 .PHONY: clean
 clean: ## Remove everything that was made

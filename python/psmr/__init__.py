@@ -71,8 +71,14 @@ def local(service: type[S], *, groups: int = ..., workers: int | None = ..., dat
 def local(service: Any, *, groups: int = 16, workers: int | None = None, data: str | Path | None = None) -> Any:
     """Run a service in this process: no network, one replica, nothing to configure.
 
-    With a directory as `data` it is durable: what a command wrote is on the disk when the command returns. `workers`:
-    threads that execute commands, one per core unless said.
+    `service` is a class that derives from `Service`, or `"kv"`. With a directory as `data` it is durable: what a command wrote
+    is on the disk when the command returns, and is there again at the next start; without one it ends with the process.
+    `groups` (1 to 64): how many multicast groups the keys are spread over, which is how much can run in parallel. `workers`:
+    threads that execute commands, one per core unless said, and never more than groups. Close what is returned, or use it in
+    a `with`.
+
+    Raises UsageError for a service that cannot be declared so, or another number of groups, RuntimeFailure if the directory
+    cannot be used.
     """
     directory = None if data is None else str(data)
     if _is_service(service):
@@ -88,7 +94,12 @@ def connect(address: str | Sequence[str], service: type[S], *, timeout_s: float 
 def connect(address: str | Sequence[str], service: Any, *, timeout_s: float = 10.0) -> Any:
     """Connect to any replica of a cluster, `host:port`; of a service in Python also to the first of several that answers.
 
-    A command that gets no answer in time raises OutcomeUnknown if it may have been executed, Unavailable if it has not.
+    `timeout_s` (seconds, up to a year) is the time of each call, connecting again and sending again included: a command that
+    gets no answer in time raises OutcomeUnknown if it may have been executed, Unavailable if it has not. A session goes on at
+    another replica when its own is lost, and each command is executed once. Close what is returned, or use it in a `with`.
+
+    Raises Unavailable if no replica can be reached, UsageError if the cluster runs another service, or one that is declared
+    otherwise.
     """
     if _is_service(service):
         addresses = [address] if isinstance(address, str) else list(address)

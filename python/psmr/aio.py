@@ -32,14 +32,20 @@ TICK_S = 0.1
 
 
 def connect(address: str | Sequence[str], service: type[S], *, timeout_s: float = 10.0) -> AsyncClient[S]:
-    """Return a client of a cluster, to be entered with `async with`. It connects there, in another thread."""
+    """Return a client of a cluster, to be entered with `async with`. It connects there, in another thread.
+
+    `address` and `timeout_s` are those of `psmr.connect`, and entering raises what that raises.
+    """
     addresses = [address] if isinstance(address, str) else list(address)
     schema = schema_of(service)
     return AsyncClient(service, partial(_psmr.Line.connect, schema, addresses, timeout_s), lambda: None)
 
 
 def local(service: type[S], *, groups: int = 16, workers: int | None = None, data: str | Path | None = None) -> AsyncClient[S]:
-    """Return a client of a service in this process, to be entered with `async with`."""
+    """Return a client of a service in this process, to be entered with `async with`. It starts there, and ends with it.
+
+    `groups`, `workers` and `data` are those of `psmr.local`, and entering raises what that raises.
+    """
     schema = schema_of(service)
     replicas: list[_psmr.Replica] = []
 
@@ -58,7 +64,8 @@ class AsyncClient(Generic[S]):
     """A service, as if it were here: each command is a coroutine method. For one event loop.
 
     A call that is cancelled may be executed all the same. Commands that depend on each other take effect in the order in
-    which the calls began.
+    which the calls began. At most 8192 are under way at a time, more wait for their turn. Guarantees and errors are those of
+    `psmr.Client`.
     """
 
     def __init__(self, service: type[S], start: Callable[[], _psmr.Line], release: Callable[[], None]) -> None:
@@ -96,7 +103,10 @@ class AsyncClient(Generic[S]):
         return await future
 
     async def call(self, method: Callable[Concatenate[S, P], R], /, *arguments: P.args, **named: P.kwargs) -> R:
-        """Execute a command that is named by the class's method, with the types of that."""
+        """Execute a command that is named by the class's method, with the types of that: `await client.call(Bank.balance, "a")`.
+
+        Raises UsageError for a method that is no command.
+        """
         result: R = await self._call(number_of(self.service, method), *arguments, **named)
         return result
 

@@ -34,9 +34,12 @@ def number_of(service: type[Service], method: Callable[..., Any]) -> int:
 class Client(Generic[S]):
     """A service, as if it were here: each command is a method, which returns what the command returned.
 
-    Every command is linearizable and executed once, whatever replica fails meanwhile. An exception of the command is raised
-    as CommandError; RuntimeFailure tells that there is no answer, and `may_have_been_executed` what that means. Any number of
-    threads may use a client: each that calls at the same time has a session of its own. After a fork, make a new one.
+    `local` and `connect` return it. Every command is linearizable and executed once, whatever replica fails meanwhile. An
+    exception of the command is raised as CommandError, and as its own class too if the service's module has that;
+    ArgumentError tells that arguments are not those of the declaration, and nothing was sent; Unavailable and OutcomeUnknown
+    that there is no answer, and `may_have_been_executed` what that means. Ctrl-C ends a call, which may be executed all the
+    same. Any number of threads may use a client: each that calls at the same time has a session of its own. After a fork,
+    make a new one.
     """
 
     def __init__(self, service: type[S], connect: Callable[[], _psmr.Line], release: Callable[[], None]) -> None:
@@ -77,14 +80,17 @@ class Client(Generic[S]):
             return self._connect()
 
     def call(self, method: Callable[Concatenate[S, P], R], /, *arguments: P.args, **named: P.kwargs) -> R:
-        """Execute a command that is named by the class's method, with the types of that: `client.call(Bank.balance, "a")`."""
+        """Execute a command that is named by the class's method, with the types of that: `client.call(Bank.balance, "a")`.
+
+        The same as `client.balance("a")`, but a type checker knows it. Raises UsageError for a method that is no command.
+        """
         result: R = self._call(number_of(self.service, method), *arguments, **named)
         return result
 
     def pipeline(self, *, raises: bool = True) -> Pipeline[S]:
         """Return a pipeline: many commands under way at a time. For one thread, in a `with`.
 
-        `raises`: leaving the `with` raises the first exception of a command, if there is one.
+        `raises`: leaving the `with` raises the first exception of a command, if there is one; all outcomes are in `results`.
         """
         return Pipeline(self.service, self._take, self._give_back, raises)
 
@@ -110,7 +116,9 @@ def _refuse() -> _psmr.Line:
 class Pipeline(Generic[S]):
     """Many commands under way at a time: a method puts a command in line, `results` has what they returned.
 
-    Commands that depend on each other take effect in the order of issue.
+    Commands that depend on each other take effect in the order of issue. They are sent when enough have gathered, at `flush`,
+    and when the `with` is left, which waits for every outcome; memory is bounded but for `results`. Arguments that are not
+    those of the declaration raise ArgumentError at once.
     """
 
     def __init__(
@@ -138,7 +146,7 @@ class Pipeline(Generic[S]):
         self._line.issue(number_of(self.service, method), *arguments, **named)
 
     def flush(self) -> list[Any]:
-        """Wait for every outcome, and return `results`."""
+        """Wait for every outcome, and return `results`, with exceptions among them where commands raised or got no answer."""
         self._line.finish()
         self.results.extend(self._line.take())
         return self.results

@@ -15,7 +15,8 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 class Context:
     """Log time, random numbers, the command's id and its session; `self.context` in a command.
 
-    Using `time.time`, `random` or `uuid` instead would give every replica another state.
+    Equal on every replica that executes the command, and again when a replica repeats it after a restart. Using `time.time`,
+    `random` or `uuid` instead would give every replica another state.
     """
 
     def __init__(self, now_ms: int, command_id: int, session: int | None) -> None:
@@ -28,12 +29,12 @@ class Context:
 
     @property
     def now(self) -> datetime.datetime:
-        """Log time, in UTC."""
+        """Log time in UTC, as a datetime with its zone; to the millisecond."""
         return _EPOCH + datetime.timedelta(milliseconds=self.now_ms)
 
     @cached_property
     def random(self) -> random.Random:
-        """A random generator, seeded by the command's id."""
+        """A random generator, seeded by the command's id: it draws the same on every replica. Not for secrets."""
         return random.Random(self.command_id)
 
 

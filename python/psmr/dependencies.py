@@ -21,8 +21,12 @@ __all__ = ["Fixed", "Pairs", "Same", "keys_of", "same"]
 
 @dataclass(frozen=True)
 class Fixed:
-    """A key that is the same in every call: commands that have it are executed one after the other, beside all others."""
+    """A key that is the same in every call: commands that have it are executed one after the other, beside all others.
 
+    For what all calls of some commands share, such as a log or a counter, where `ALL` would stop the other commands too.
+    """
+
+    #: What tells it from other fixed keys.
     label: str
 
 
@@ -35,7 +39,11 @@ class Same:
 
 
 def same(argument: str, other: str | None = None) -> Same:
-    """Return what makes a pair of `depends` one of equal arguments; `other`: the second command's, if it has another name."""
+    """Return what makes a pair of `Service.depends` one of equal arguments: the commands depend on each other only then.
+
+    `argument` is the first command's; `other` the second command's, if it has another name. Source: C-Dep in Marandi, Bezerra,
+    Pedone, ICDCS 2014, section IV.
+    """
     return Same(argument, argument if other is None else other)
 
 

@@ -31,7 +31,7 @@ __all__ = [
 
 
 class PsmrError(Exception):
-    """Anything that went wrong in psmr."""
+    """Anything that went wrong in psmr: the base of all that it raises. The message is one line, with the remedy."""
 
     #: What the command line exits with.
     exit_code = 1
@@ -50,15 +50,18 @@ class ArgumentError(UsageError, TypeError):
 
 
 class RuntimeFailure(PsmrError):
-    """Something failed at run time."""
+    """Something failed at run time: nothing is wrong with what was asked. Raised as such where no class below fits."""
 
 
 class Unavailable(RuntimeFailure):
-    """No replica answered in time, and nothing was changed: ask again."""
+    """No replica answered in time, and nothing was changed nor will be: ask again. A query that is lost raises it too."""
 
 
 class OutcomeUnknown(RuntimeFailure):
-    """The connection was lost or too slow: the command may or may not have been executed."""
+    """The connection was lost or too slow: the command may or may not have been executed, or may be yet.
+
+    Only a read of what it would have changed tells; asking again executes it again.
+    """
 
     may_have_been_executed = True
 

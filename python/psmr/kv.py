@@ -27,7 +27,12 @@ def encode(value: Encodable) -> bytes:
 
 
 class KeyValue:
-    """A key-value store. Every command is linearizable; a command of several keys is atomic. For one thread at a time."""
+    """A key-value store. Every command is linearizable; a command of several keys is atomic. For one thread at a time.
+
+    Keys and values are bytes, str (stored as UTF-8) or int (as decimal digits); values come back as bytes. A command is
+    executed once, whatever replica fails meanwhile. Each method raises TypeError for another type, CommandError if the store
+    refuses (such as a number that is none), Unavailable if it was not executed, and OutcomeUnknown if that is not known.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -43,7 +48,10 @@ class KeyValue:
         self._executor.close()
 
     def execute(self, *arguments: Encodable) -> Reply:
-        """Execute any command of the service by its name: `kv.execute("SET", "k", "v")`."""
+        """Execute any command of the store by its name, and return its reply: `kv.execute("SET", "k", "v")`.
+
+        A reply is bytes (also where Redis has a simple string), int, None, or a list of such.
+        """
         return self._executor.execute([encode(argument) for argument in arguments])
 
     def set(

@@ -37,9 +37,9 @@ class Extent:
         return f"psmr.service.{self.name}"
 
 
-#: The command depends on every other one that has keys: it is executed alone.
+#: The command depends on every other one that has keys: it is multicast to all groups, and every worker waits for it.
 ALL: Final = Extent("ALL")
-#: The command is independent of every other one.
+#: The command is independent of every other one: any one group executes it.
 NONE: Final = Extent("NONE")
 
 #: An argument's name, several, a function of the arguments (all of them, by name) that returns the keys, `ALL` or `NONE`.
@@ -132,7 +132,13 @@ class _ServiceType(type):
 
 
 class Service(metaclass=_ServiceType):
-    """The base of every service: its state is the attributes of its one instance, its commands are marked methods."""
+    """The base of every service: its state is the attributes of its one instance, its commands are marked methods.
+
+    `__init__` takes no arguments, and makes the state that every replica begins with. Methods that `command`, `query` or
+    `every` mark are checked when the class is defined: UsageError names what cannot be declared, and the remedy. Commands that
+    share no key run concurrently on the one instance, in an order of its own on every replica, so each touches only what its
+    keys stand for.
+    """
 
     #: The commands by name, in order of definition, those of base classes first.
     declarations: ClassVar[dict[str, Declaration]] = {}
@@ -162,7 +168,7 @@ class Service(metaclass=_ServiceType):
         return vars(self)
 
     def restore(self, state: Any) -> None:
-        """Replace the state by one that `snapshot` returned."""
+        """Replace the state by one that `snapshot` returned, at this replica or another one. No command is executed meanwhile."""
         vars(self).clear()
         vars(self).update(state)
 
@@ -185,12 +191,25 @@ class Service(metaclass=_ServiceType):
 
 
 def command(*, keys: Keys | None = None) -> Callable[[Function], Function]:
-    """Mark a method as a command: ordered, and executed by every replica. Without keys, the class has them in `depends`."""
+    """Mark a method as a command: ordered, and executed by every replica, once.
+
+    `keys` says what it depends on: an argument's name, `"accounts[*]"` for each item of an argument, `Fixed("log")`, a tuple of
+    these, a function of the arguments that returns the keys, `ALL` or `NONE`. Commands that share no key run concurrently.
+    Without keys, the class has `depends`. Once it is acknowledged, its effect is on a majority of replicas (in the same order
+    as all that depends on it). An exception is its result: what it changed before stays changed.
+
+    Raises UsageError for what is no function, and the class does for keys that are none. Source: the mapping C-G of Marandi,
+    Bezerra, Pedone, ICDCS 2014, section IV.
+    """
     return _marker(keys, query=False)
 
 
 def query(*, keys: Keys | None = None) -> Callable[[Function], Function]:
-    """Mark a method as a query: it changes nothing. Without keys, the class has them in `depends`."""
+    """Mark a method as a query: it changes nothing, and one replica executes it. `keys` are as those of `command`.
+
+    It sees every command that was acknowledged before it was asked (linearizable). Of one key it is not logged; of several in
+    different groups it is ordered. Two queries never depend on each other. Raises what `command` raises.
+    """
     return _marker(keys, query=True)
 
 
@@ -219,6 +238,7 @@ def every(*, seconds: float) -> Callable[[Function], Function]:
 
     It has no arguments and no result, and runs as a command of `ALL` does: every worker waits for it. Times that were missed
     while no majority was there are made up for by one. What it raises is written to the standard error of each replica.
+    `seconds` are 0.01 to a year; anything else raises UsageError.
     """
 
     def mark(function: Function) -> Function:

@@ -23,7 +23,12 @@ _START_MS = 1_700_000_000_000
 
 
 def check_service(service: type[Service], *, examples: int = EXAMPLES_DEFAULT, seed: int = 0) -> None:
-    """Check a service as `psmr check` does. Raises AssertionError, with the same text, if something is found."""
+    """Check a service as `psmr check` does: whether its commands are deterministic, and independent where declared so.
+
+    `examples`: how many sequences of commands are made up; `seed`: which. Needs hypothesis (`psmr[check]`).
+
+    Raises AssertionError, with the text that the command prints, if something is found. That nothing is found is no proof.
+    """
     report = check(service, examples=examples, seed=seed)
     if report.differences:
         raise AssertionError(str(report))
@@ -73,7 +78,7 @@ class SimulatedCluster(Generic[S]):
         return outcome.value
 
     def advance(self, seconds: float) -> None:
-        """Let log time pass, and run the timers that are due by then, each time that they are."""
+        """Let log time pass by so many seconds, and run the timers that are due by then, each time that they are."""
         until = self.now_ms + round(seconds * 1000)
         while self._due and min(self._due.values()) <= until:
             name = min(self._due, key=lambda name: (self._due[name], name))
@@ -85,7 +90,10 @@ class SimulatedCluster(Generic[S]):
         self.now_ms = until
 
     def crash(self, replica: int) -> None:
-        """End a replica, 1 to n, and start it again from a checkpoint: objects are made anew, dicts have another order."""
+        """End a replica, 1 to n, and start it again from a checkpoint: objects are made anew, dicts have another order.
+
+        Raises UsageError for a number that no replica has.
+        """
         if not 1 <= replica <= len(self._replicas):
             raise UsageError(f"replica is {replica}: allowed is 1 to {len(self._replicas)}")
         self._replicas[replica - 1].restart()
