@@ -58,6 +58,12 @@ rust: venv ## Tests of the engine
 pytest: venv system ## Tests of the package, end-to-end tests with real clients among them (TESTS=path for some)
 	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
 
+SUITES ?=
+
+.PHONY: clients
+clients: venv system ## Smoke tests with go-redis, node-redis and Jedis, and redis-py's own tests (SUITES="go-redis jedis" for some)
+	@$(BIN)/python tests/clients/run.py $(SUITES)
+
 FREE_THREADED ?= $(CURDIR)/build/free-threaded/python/bin/python3.13t
 FREE_VENV := build/free-threaded/venv
 

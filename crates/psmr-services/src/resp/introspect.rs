@@ -322,8 +322,11 @@ fn own_info(gateway: &RespGateway, sink: &dyn Sink) -> ClientInfo {
 
 pub fn client_list(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
     let mut clients = sink.clients();
-    if let Some(own) = clients.iter_mut().find(|client| client.id == gateway.id) {
-        *own = own_info(gateway, sink);
+    let own = own_info(gateway, sink);
+    match clients.iter_mut().find(|client| client.id == gateway.id) {
+        Some(listed) => *listed = own,
+        // It has connected since the list was made.
+        None => clients.push(own),
     }
     match select_clients(clients, request) {
         Ok(clients) => {
