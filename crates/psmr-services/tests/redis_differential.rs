@@ -575,12 +575,18 @@ fn is_counted_differently(script: &[Vec<Vec<u8>>]) -> bool {
     has("dbsize") && (has("exat") || has("pxat"))
 }
 
+/// How long a key has been idle is counted by Redis alone, and its clock may be a second or two behind.
+fn is_idle_differently(script: &[Vec<Vec<u8>>]) -> bool {
+    let is = |argument: &[u8], word: &str| argument.eq_ignore_ascii_case(word.as_bytes());
+    script.iter().any(|request| is(&request[0], "object") && request.iter().any(|argument| is(argument, "idletime")))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, max_global_rejects: 1 << 20, ..ProptestConfig::default() })]
 
     #[test]
     fn scripts_give_the_same_replies(script in script(), is_resp3: bool) {
-        prop_assume!(!is_counted_differently(&script));
+        prop_assume!(!is_counted_differently(&script) && !is_idle_differently(&script));
         let _alone = alone();
         let mut pair = Pair::new();
         pair.check(&arguments("FLUSHALL"));
