@@ -725,6 +725,24 @@ fn equal_expiries_compare_alike() {
     }
 }
 
+/// The last times that there are, in seconds.
+#[test]
+fn the_end_of_time_is_rounded_alike() {
+    let _alone = alone();
+    let mut pair = Pair::new();
+    for line in [
+        "FLUSHALL",
+        "SET k v PXAT 9223372036854775807",
+        "EXPIRETIME k",
+        "PEXPIRETIME k",
+        "TTL k",
+        "GETEX k PXAT 9223372036854775499",
+        "EXPIRETIME k",
+    ] {
+        pair.check(&arguments(line));
+    }
+}
+
 #[test]
 fn what_clients_ask_at_their_start_gives_the_same_replies() {
     let _alone = alone();

@@ -302,7 +302,7 @@ impl Gateway for RespGateway {
 #[inline]
 fn write_reply(writer: &mut Writer<'_>, reply: Reply<'_>, form: Form) {
     match (reply, form.way) {
-        (Reply::Integer(ms @ 0..), Way::InSeconds) => writer.integer((ms + 500) / 1000),
+        (Reply::Integer(ms @ 0..), Way::InSeconds) => writer.integer(ms / 1000 + i64::from(ms % 1000 >= 500)),
         (Reply::String(value), Way::Dumped) => writer.bulk(&dump::write(value)),
         (Reply::Null, Way::Restored) => writer.error(dump::BUSY),
         (Reply::Integer(0), Way::NotRestored(flaw)) => writer.error(flaw.text()),
