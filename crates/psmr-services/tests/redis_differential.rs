@@ -610,6 +610,23 @@ fn sums_of_numbers_with_fractions_are_the_same() {
 
 #[test]
 fn bits_of_strings_that_differ_in_length_are_found_and_combined_alike() {
+    {
+        let _alone = alone();
+        let mut pair = Pair::new();
+        let lines = [
+            "FLUSHALL",
+            "BITCOUNT none -1 -3 word",
+            "SET k ab",
+            "BITCOUNT k -1 -3 word",
+            "BITCOUNT k -3 -1 word",
+            "BITCOUNT k -1 -3",
+            "BITCOUNT k -1 -3 bit",
+            "BITCOUNT k -1 -1 bit",
+            "BITCOUNT k 1 -3 word",
+            "BITCOUNT k -1 -9 byte",
+        ];
+        lines.iter().for_each(|line| pair.check(&arguments(line)));
+    }
     let _alone = alone();
     let mut pair = Pair::new();
     let strings = [&b""[..], b"\xff", b"\0", b"\xff\xff\xf0", b"\0\0\x0f\0", &[0xff; 40]];

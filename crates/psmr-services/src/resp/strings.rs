@@ -187,6 +187,10 @@ fn bit_range(request: &Request<'_>) -> Result<Option<BitRange>, KvError> {
         return Ok(None);
     }
     let (start, end) = (place(2)?, place(3)?);
+    if start < 0 && end < start {
+        // Redis looks no further: not at the unit either.
+        return Ok(Some(BitRange { start: 1, end: 0, is_in_bits: false }));
+    }
     let unit = if request.count() == 5 { request.argument(4) } else { b"byte" };
     let is_in_bits = unit.eq_ignore_ascii_case(b"bit");
     if !is_in_bits && !unit.eq_ignore_ascii_case(b"byte") {
