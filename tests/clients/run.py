@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,8 @@ def main(wanted: list[str]) -> int:
     if unknown or missing:
         print("\n".join([*(f"there is no suite {name}" for name in unknown), *missing]), file=sys.stderr)
         return 2
+    # Ends the cluster, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = []
     with tempfile.TemporaryDirectory(prefix="psmr-clients-") as directory, Local(Path(directory)) as cluster:
         for suite in suites:
