@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from psmr.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -39,6 +41,8 @@ CORES_FOR_OWN_THREADS = 4
 BYTES_ALLOWED = "a number of bytes, also as 100mb or 2gb"
 _BYTES = re.compile(r"(\d{1,15})(b|kb?|mb?|gb?|)")
 _CLUSTER_ID = re.compile(r"[0-9a-f]{32}")
+#: Of a process in a container; `max`: it has no limit.
+_CONTROL_GROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 _T = TypeVar("_T")
 
 
@@ -91,6 +95,14 @@ def threads_default(replicas_here: int) -> str:
     return "own" if len(os.sched_getaffinity(0)) >= CORES_FOR_OWN_THREADS * replicas_here else "shared"
 
 
+def memory_limit_default(replicas_here: int) -> int:
+    """Return nine tenths of this machine's memory, or of its control group's, for the replicas on it together; in bytes."""
+    bytes_ = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):
+        bytes_ = min(bytes_, int(_CONTROL_GROUP_MEMORY.read_text()))
+    return bytes_ * 9 // 10 // replicas_here
+
+
 @dataclass(frozen=True)
 class Member:
     """A replica of the cluster, as the others and the clients reach it."""
@@ -140,6 +152,12 @@ class Config:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: is not TOML: {error}") from error
         return _from_table(service, table, path)
+
+    @property
+    def replicas_here(self) -> int:
+        """How many of the replicas have this one's machine, as far as their addresses tell."""
+        hosts = [parse_address(member.client)[0] for member in self.members]
+        return hosts.count(hosts[self.replica - 1])
 
     def to_engine(self) -> str:
         """Return the configuration as the extension takes it."""

@@ -1,6 +1,6 @@
 """What a replica of a service in Python looks after: commands that take too long, and replicas that differ.
 
-Both look from outside; no command pays for them.
+Both look from outside; no command pays for them. Memory is looked after in the engine, without the interpreter.
 """
 
 from __future__ import annotations
@@ -12,15 +12,39 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 
 from psmr import _psmr
-from psmr.errors import PsmrError
+from psmr.config import SERVICES
+from psmr.errors import PsmrError, UsageError
 
-__all__ = ["SlowCommands", "StateComparison"]
+__all__ = ["SlowCommands", "StateComparison", "Watch"]
 
+#: What `psmr serve` and `psmr local` take by default.
+SLOW_AFTER_S = 5.0
+COMPARE_EVERY_S = 600.0
 _LOOK_S = 1.0
 _VERIFY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a replica of a service in Python looks after, and what it does with commands that it cannot execute."""
+
+    slow_after_s: float = SLOW_AFTER_S
+    compare_every_s: float = COMPARE_EVERY_S
+    #: In bytes. None: the machine's memory, less some.
+    memory_limit: int | None = None
+    skipped: tuple[int, ...] = ()
+
+    def options(self, service: str) -> tuple[str, ...]:
+        """Return them as options of `psmr serve`. Raises UsageError if they are not for such a service."""
+        if service in SERVICES and (self.memory_limit is not None or self.skipped):
+            raise UsageError(f"--memory-limit and --skip are for services in Python, not for {service}")
+        limit = () if self.memory_limit is None else ("--memory-limit", str(self.memory_limit))
+        skips = (text for id_ in self.skipped for text in ("--skip", str(id_)))
+        return ("--slow-after", str(self.slow_after_s), "--compare-every", str(self.compare_every_s), *limit, *skips)
 
 
 class SlowCommands:
@@ -43,7 +67,7 @@ class SlowCommands:
 
     def look(self, now: float) -> None:
         """Look once."""
-        workers = set(_psmr.workers())
+        workers = dict(_psmr.workers())
         frames = {ident: frame for ident, frame in sys._current_frames().items() if ident in workers}  # noqa: SLF001
         seen = {}
         for ident, frame in frames.items():
@@ -55,7 +79,9 @@ class SlowCommands:
             if now - since >= self._limit_s and not is_reported:
                 is_reported = True
                 stack = "".join(traceback.format_stack(frame)).rstrip()
-                self._report(f"{command.f_code.co_name} has taken more than {now - since:.0f} s; it is at\n{stack}")
+                name, id_ = command.f_code.co_name, workers[ident]
+                remedy = f"if it never ends, start every replica again with --skip {id_}" if id_ else "a query, of one client"
+                self._report(f"{name} (command {id_}) has taken more than {now - since:.0f} s; {remedy}; it is at\n{stack}")
             seen[ident] = (command, since, is_reported)
         self._seen = seen
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 import psmr
-from psmr import aio, cluster
+from psmr import _psmr, aio, cluster
 from psmr.cluster_directory import Layout
 from psmr.service import load
 from tests.e2e.support import run_psmr
@@ -293,6 +294,81 @@ class Odd(psmr.Service):
         assert "the last command that began here: Odd.see" in log.read_text()
         assert "Traceback" not in log.read_text()
         odd.see("b")
+
+
+HUNGRY = """from __future__ import annotations
+import psmr
+
+class Hungry(psmr.Service):
+    def __init__(self) -> None:
+        self.eaten: dict[str, int] = {}
+        self.kept: list[bytes] = []
+
+    @psmr.command(keys="name")
+    def eat(self, name: str) -> int:
+        self.eaten[name] = self.eaten.get(name, 0) + 1
+        return self.eaten[name]
+
+    @psmr.command(keys="name")
+    def eat_all(self, name: str, bytes_: int) -> int:
+        self.kept.append(bytes(bytes_))
+        return len(self.kept)
+
+    @psmr.command(keys="name")
+    def never_stop(self, name: str) -> None:
+        while True:
+            self.kept.append(b"x" * (1 << 20))
+
+    @psmr.query(keys="name")
+    def imagine(self, name: str, bytes_: int) -> int:
+        return len(bytes(bytes_))
+"""
+
+
+def test_commands_that_take_all_memory_end_replicas_with_a_word_and_can_be_skipped(tmp_path: Path) -> None:
+    (tmp_path / "hungry.py").write_text(HUNGRY)
+    reference = f"{tmp_path}/hungry.py:Hungry"
+    hungry = load(reference)
+    layout = Layout(reference, groups=2, durability="fsync")
+
+    def options(*watched: str) -> cluster.Options:
+        return cluster.Options(layout, port=None, data=tmp_path / "data", watched=watched)
+
+    def ended(servers: cluster.LocalCluster, said: str) -> str:
+        """Wait until every replica has ended with such words; the id of the command."""
+        until = time.monotonic() + 60
+        logs = [servers.directory / f"replica-{id_}.log" for id_ in (1, 2, 3)]
+        while True:
+            found = [re.search(said, log.read_text()) for log in logs]
+            if all(found):
+                break
+            assert time.monotonic() < until, [log.read_text() for log in logs]
+            time.sleep(0.1)
+        assert not any("Traceback" in log.read_text() or "panicked" in log.read_text() for log in logs)
+        [id_] = {one[1] for one in found if one is not None}
+        return id_
+
+    with cluster.running(options(), 60) as servers, psmr.connect(servers.addresses, hungry, timeout_s=3) as client:
+        assert client.eat("a") == 1
+        with pytest.raises(psmr.CommandError) as of_query:
+            client.imagine("a", 1 << 60)
+        assert of_query.value.type == "MemoryError"
+        assert client.eat("a") == 2
+        with pytest.raises(psmr.RuntimeFailure):
+            client.eat_all("a", 1 << 60)
+        too_large = ended(servers, r"Hungry.eat_all\('a', 1152921504606846976\) \(command (\d+)\) had no more memory")
+    with (
+        cluster.running(options("--skip", too_large, "--memory-limit", "400mb"), 60) as servers,
+        psmr.connect(servers.addresses, hungry, timeout_s=3) as client,
+    ):
+        assert client.eat("a") == 3
+        with pytest.raises(psmr.RuntimeFailure):
+            client.never_stop("b")
+        endless = ended(servers, r"may have 419430400 \(--memory-limit\); it executes Hungry.never_stop \(command (\d+), ")
+    both = options("--skip", too_large, "--skip", endless)
+    with cluster.running(both, 60) as servers, psmr.connect(servers.addresses, hungry) as client:
+        assert client.eat("a") == 4
+        assert json.loads(_psmr.verify(servers.addresses[0], 20.0))["equal"]
 
 
 def test_a_session_that_comes_back_to_a_closed_client_is_closed() -> None:

@@ -50,8 +50,12 @@ impl Workers {
             let work = move || {
                 let work = || workers.engine.service().with_worker(&mut || workers.work(own));
                 let outcome = panic::catch_unwind(AssertUnwindSafe(work));
-                if outcome.is_err() {
-                    workers.router.fail("a worker panicked while it executed commands".into());
+                if let Err(payload) = outcome {
+                    // Text of its own is a service's word on why it cannot go on.
+                    let said = payload
+                        .downcast::<String>()
+                        .map_or_else(|_| "a worker panicked while it executed commands".into(), |text| *text);
+                    workers.router.fail(said);
                 }
             };
             thread::Builder::new().name(format!("worker-{own}")).spawn(work)

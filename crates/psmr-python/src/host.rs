@@ -3,12 +3,14 @@
 
 use crate::codec::shape::{read_bytes, read_unsigned, write_array_length, write_bytes, write_unsigned};
 use crate::codec::{array_length, Misfit};
+use crate::executing;
 use crate::schema::Declarations;
 use psmr_core::command::{GroupId, SessionId};
 use psmr_core::routing::Topology;
 use psmr_core::service::{Command, Context, Handles, Partition, ReadContext, ReadOutcome, Replies, SeedSource, Service, Slice};
-use pyo3::exceptions::PyMemoryError;
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use std::any::Any;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
@@ -46,22 +48,18 @@ pub fn context(py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
     Ok(Some(made))
 }
 
-/// Python's numbers of the threads that execute commands.
-static WORKERS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-
-fn workers_known() -> MutexGuard<'static, Vec<u64>> {
-    WORKERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The threads of this process that execute commands, by `threading.get_ident`.
-#[pyfunction]
-pub fn workers() -> Vec<u64> {
-    workers_known().clone()
-}
-
 /// Whether this thread executes a command.
 pub fn is_executing() -> bool {
     CURRENT.with_borrow(Option::is_some)
+}
+
+/// What a replica does with commands that it cannot execute.
+#[derive(Default)]
+pub struct Rules {
+    /// No other replica can differ from this one.
+    pub is_alone: bool,
+    /// Ids of commands that raise instead of being executed, at every replica alike. Ascending.
+    pub skipped: Vec<u64>,
 }
 
 /// See the module.
@@ -72,8 +70,7 @@ pub struct Host {
     methods: Vec<Py<PyAny>>,
     /// When each timer is due next, in milliseconds of log time; 0: that is still to be set. Part of the state.
     timers_due: Mutex<Vec<u64>>,
-    /// No other replica can differ from this one.
-    is_alone: bool,
+    rules: Rules,
     /// Whether the interpreter has its global lock: what was imported so far decides.
     has_lock: bool,
 }
@@ -92,12 +89,12 @@ impl Host {
     ///
     /// # Errors
     /// What the class raises, or what in its first state cannot be written.
-    pub fn new(py: Python<'_>, declarations: Arc<Declarations>, is_alone: bool) -> PyResult<Host> {
+    pub fn new(py: Python<'_>, declarations: Arc<Declarations>, rules: Rules) -> PyResult<Host> {
         let instance = declarations.class.bind(py).call0()?;
         let methods = declarations.names().map(|name| Ok(instance.getattr(name)?.unbind())).collect::<PyResult<Vec<_>>>()?;
         let timers_due = Mutex::new(vec![0; declarations.timers.len()]);
         let has_lock = has_interpreter_lock(py)?;
-        let host = Host { declarations, instance: instance.unbind(), methods, timers_due, is_alone, has_lock };
+        let host = Host { declarations, instance: instance.unbind(), methods, timers_due, rules, has_lock };
         host.snapshot(py, &mut Vec::new()).map_err(|why| crate::gate::Error::Usage(why).into()).map(|()| host)
     }
 
@@ -175,20 +172,40 @@ impl Host {
                 return false;
             }
         };
+        let id = knows.seed;
         self.declarations.last.store(command, Ordering::Relaxed);
+        if id > 0 && self.rules.skipped.binary_search(&id).is_ok() {
+            let skipped = PyRuntimeError::new_err(format!("its operators had command {id} skipped (--skip)"));
+            self.declarations.encode_exception(py, &skipped, reply);
+            return false;
+        }
         CURRENT.set(Some(knows));
-        let outcome = self.methods[command].bind(py).call1(arguments);
+        executing::begin(command, id);
+        let outcome = self.methods[command].bind(py).call1(&arguments);
+        executing::end();
         let has_asked = CURRENT.take().is_some_and(|current| current.object.is_some());
         if let Err(error) = &outcome {
-            if error.is_instance_of::<PyMemoryError>(py) && !self.is_alone {
-                let name = self.declarations.name_of(payload);
-                panic!("{name} had no more memory: this replica ends, since its state may differ from the others'");
+            let is_result = self.rules.is_alone || self.declarations.is_query(command);
+            if !is_result && error.is_instance_of::<PyMemoryError>(py) {
+                self.end_without_memory(command, id, &arguments);
             }
         }
         if wants_reply {
             self.declarations.encode_outcome(py, command, outcome, reply);
         }
         has_asked
+    }
+
+    /// Ends the replica, as what it is to say: others may have had enough for the command, and be in another state now.
+    fn end_without_memory(&self, command: usize, id: u64, arguments: &Bound<'_, PyTuple>) -> ! {
+        let short = || arguments.py().import("reprlib")?.call_method1("repr", (arguments,))?.extract::<String>();
+        let arguments = short().unwrap_or_else(|_: PyErr| "(...)".into());
+        let name = self.declarations.place_of(command);
+        let text = format!(
+            "{name}{arguments} (command {id}) had no more memory, and others may have had enough for it: give this replica more; \
+             if every replica ends here, start every one with --skip {id}, and the command raises instead"
+        );
+        std::panic::resume_unwind(Box::new(text))
     }
 }
 
@@ -209,9 +226,7 @@ impl Service for PythonService {
         Python::attach(|py| {
             let ident = py.import("threading").and_then(|module| module.call_method0("get_ident")?.extract::<u64>());
             let ident = ident.unwrap_or_default();
-            workers_known().push(ident);
-            py.detach(work);
-            workers_known().retain(|known| *known != ident);
+            py.detach(|| executing::as_worker(ident, work));
         });
     }
 

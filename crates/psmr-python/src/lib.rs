@@ -2,6 +2,7 @@
 
 mod client;
 mod codec;
+mod executing;
 mod gate;
 mod host;
 mod inspection;
@@ -48,6 +49,6 @@ fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<line::Line>()?;
     module.add_class::<line::Replica>()?;
     module.add_function(wrap_pyfunction!(host::context, module)?)?;
-    module.add_function(wrap_pyfunction!(host::workers, module)?)?;
+    module.add_function(wrap_pyfunction!(executing::workers, module)?)?;
     Ok(())
 }

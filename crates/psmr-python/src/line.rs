@@ -4,6 +4,7 @@
 use crate::client::{embedded_config, timeout, EMBEDDED_TIMEOUT};
 use crate::gate::{Error, Signals};
 use crate::host::is_executing;
+use crate::host::Rules;
 use crate::raw_gateway::{RawGateway, Request};
 use crate::schema::{Declarations, Schema};
 use psmr_core::command::GroupSet;
@@ -314,7 +315,7 @@ pub struct Replica {
 impl Replica {
     #[new]
     fn new(py: Python<'_>, schema: &Schema, groups: usize, workers: Option<usize>, data: Option<PathBuf>) -> PyResult<Replica> {
-        let (service, factory) = schema.make(py, true)?;
+        let (service, factory) = schema.make(py, Rules { is_alone: true, ..Rules::default() })?;
         let config = embedded_config(groups, workers, data);
         let node = py.detach(|| Node::start(config, service, factory)).map_err(Error::from)?;
         Ok(Replica { declarations: schema.inner.clone(), node: Mutex::new(Some(node)) })

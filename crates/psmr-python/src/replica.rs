@@ -1,6 +1,8 @@
 //! One replica, run in this process until it is told to end.
 
+use crate::executing::MemoryWatch;
 use crate::gate::{Error, SIGNAL_INTERVAL};
+use crate::host::Rules;
 use crate::schema::Schema;
 use psmr_core::command::ReplicaId;
 use psmr_core::config::Config;
@@ -112,16 +114,25 @@ fn is_cut(lifeline: i32) -> bool {
 }
 
 /// Runs one replica until a Python signal handler raises, the lifeline is cut, or the replica cannot go on. `schema`: of the
-/// service, if that is one in Python.
+/// service, if that is one in Python. `skipped`: ids of commands that raise instead of being executed. `memory_bytes_max`:
+/// beyond that the process ends; 0: there is no limit.
 #[pyfunction]
-#[pyo3(signature = (config, schema=None))]
-pub fn serve(py: Python<'_>, config: &str, schema: Option<&Schema>) -> PyResult<()> {
+#[pyo3(signature = (config, schema=None, skipped=None, memory_bytes_max=0))]
+pub fn serve(
+    py: Python<'_>,
+    config: &str,
+    schema: Option<&Schema>,
+    skipped: Option<Vec<u64>>,
+    memory_bytes_max: u64,
+) -> PyResult<()> {
     let settings: Settings =
         serde_json::from_str(config).map_err(|e| Error::Usage(format!("the configuration does not fit the engine: {e}")))?;
     let lifeline = settings.lifeline_fd;
     let (service, factory, counts) = match schema {
         Some(schema) => {
-            let (service, factory) = schema.make(py, settings.peers.len() == 1)?;
+            let mut skipped = skipped.unwrap_or_default();
+            skipped.sort_unstable();
+            let (service, factory) = schema.make(py, Rules { is_alone: settings.peers.len() == 1, skipped })?;
             (service, factory, None)
         }
         None => {
@@ -136,6 +147,7 @@ pub fn serve(py: Python<'_>, config: &str, schema: Option<&Schema>) -> PyResult<
         return Ok(());
     }
     let config = NodeConfig { counts, source, ..config };
+    let _watch = schema.map(|schema| MemoryWatch::start(memory_bytes_max, schema.inner.clone())).transpose()?;
     let node = py.detach(|| Node::start(config, service, Arc::clone(&factory))).map_err(Error::from)?;
     node.resolve_peers(named_peers).map_err(Error::from)?;
     let outcome = loop {

@@ -9,7 +9,7 @@ use crate::codec::plain::Plain;
 use crate::codec::shape::{ShapeId, Shapes};
 use crate::codec::{malformed, Misfit};
 use crate::gate::Error;
-use crate::host::{Host, PythonService};
+use crate::host::{Host, PythonService, Rules};
 use crate::raw_gateway::{NativeOnly, Request};
 use psmr_core::command::{GroupId, GroupSet};
 use psmr_core::gateway::Gateway;
@@ -167,10 +167,9 @@ impl Schema {
 }
 
 impl Schema {
-    /// A service that executes on a new instance of the class, and what makes the gateways of its clients. `is_alone`: there
-    /// are no other replicas.
-    pub fn make(&self, py: Python<'_>, is_alone: bool) -> PyResult<(Arc<dyn Service>, GatewayFactory)> {
-        let host = Host::new(py, self.inner.clone(), is_alone)?;
+    /// A service that executes on a new instance of the class, and what makes the gateways of its clients.
+    pub fn make(&self, py: Python<'_>, rules: Rules) -> PyResult<(Arc<dyn Service>, GatewayFactory)> {
+        let host = Host::new(py, self.inner.clone(), rules)?;
         let service = self.inner.name.clone();
         let factory = move |_| Box::new(NativeOnly { service: service.clone() }) as Box<dyn Gateway>;
         Ok((Arc::new(PythonService(Arc::new(host))), Arc::new(factory)))
@@ -301,10 +300,14 @@ impl Declarations {
         Ok((number, PyTuple::new(py, values)?))
     }
 
-    /// The name of the command of a payload.
-    pub fn name_of(&self, payload: &[u8]) -> &str {
-        let number = payload.first_chunk().map_or(usize::MAX, |number| usize::from(u16::from_le_bytes(*number)));
-        self.commands.get(number).map_or("?", |declared| &declared.place)
+    /// A command with the name of its class, by number.
+    pub fn place_of(&self, command: usize) -> &str {
+        self.commands.get(command).map_or("?", |declared| &declared.place)
+    }
+
+    /// Whether a command only reads.
+    pub fn is_query(&self, command: usize) -> bool {
+        self.commands[command].is_query
     }
 
     /// Appends the reply to a command that returned or raised.

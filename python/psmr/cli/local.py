@@ -13,6 +13,7 @@ from psmr.cluster import PORT_DEFAULT, LocalCluster, Options
 from psmr.cluster_directory import Layout
 from psmr.config import SERVICES
 from psmr.service import load, schema_of
+from psmr.watch import Watch
 
 
 @click.command()
@@ -52,10 +53,9 @@ def local(
     port: int,
     data: Path | None,
     metrics: str | None,
-    maxmemory: int,
+    maxmemory: int | None,
     enable_debug: bool,
-    slow_after_s: float,
-    compare_every_s: float,
+    watch: Watch,
     ready_file: Path | None,
     restart: bool,
 ) -> None:
@@ -67,9 +67,9 @@ def local(
         if maxmemory or enable_debug:
             raise click.UsageError("--maxmemory and --enable-debug are for kv, which Redis clients talk to.")
         schema_of(load(service))
-    watched = ("--slow-after", str(slow_after_s), "--compare-every", str(compare_every_s))
+    watched = watch.options(service)
     layout = Layout(service, replicas, groups, streams, durability)
-    options = Options(layout, workers, threads, port, data, metrics, ready_file, restart, maxmemory, enable_debug, watched)
+    options = Options(layout, workers, threads, port, data, metrics, ready_file, restart, maxmemory or 0, enable_debug, watched)
     cluster = LocalCluster(options, report)
     signal.signal(signal.SIGINT, lambda *_: cluster.request_stop())
     signal.signal(signal.SIGTERM, lambda *_: cluster.request_stop())

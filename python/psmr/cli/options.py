@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 
 from psmr.config import BYTES_ALLOWED, DURABILITIES, GROUPS_MAX, REPLICAS_MAX, SERVICES, THREADS, WORKERS_MAX, parse_bytes
+from psmr.watch import COMPARE_EVERY_S, SLOW_AFTER_S, Watch
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -41,10 +43,10 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-def read_bytes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int:
-    """Take an option that is a number of bytes; 0 if it is not there."""
+def read_bytes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """Take an option that is a number of bytes."""
     try:
-        return 0 if value is None else parse_bytes(value)
+        return None if value is None else parse_bytes(value)
     except ValueError:
         raise click.BadParameter(f"{value!r}: allowed is {BYTES_ALLOWED}.") from None
 
@@ -87,13 +89,25 @@ def layout_options(command: _Command) -> _Command:
 
 
 def watch_options(command: _Command) -> _Command:
-    """Add what a replica of a service in Python looks after."""
+    """Add what a replica of a service in Python looks after; the command takes a `Watch`."""
+
+    @functools.wraps(command)
+    def watched(
+        *arguments: Any,
+        slow_after_s: float,
+        compare_every_s: float,
+        memory_limit: int | None,
+        skipped: tuple[int, ...],
+        **named: Any,
+    ) -> Any:
+        return command(*arguments, watch=Watch(slow_after_s, compare_every_s, memory_limit, skipped), **named)
+
     options = [
         click.option(
             "--slow-after",
             "slow_after_s",
             type=click.FloatRange(1, 86_400),
-            default=5.0,
+            default=SLOW_AFTER_S,
             show_default=True,
             help="Report a command of a service in Python that takes longer, in seconds, with its stack.",
         ),
@@ -101,14 +115,28 @@ def watch_options(command: _Command) -> _Command:
             "--compare-every",
             "compare_every_s",
             type=click.FloatRange(0, 86_400 * 366),
-            default=600.0,
+            default=COMPARE_EVERY_S,
             show_default=True,
             help="Compare the replicas' states so often, in seconds, for a service in Python; one that differs ends. 0: never.",
         ),
+        click.option(
+            "--memory-limit",
+            metavar="BYTES",
+            callback=read_bytes,
+            help="Memory of a replica of a service in Python beyond which it ends, and says what it executes. 0: no limit.  "
+            "[default: nine tenths of the machine's, for all its replicas together]",
+        ),
+        click.option(
+            "--skip",
+            "skipped",
+            type=click.IntRange(1, (1 << 64) - 1),
+            multiple=True,
+            metavar="ID",
+            help="A command of a service in Python that raises instead of being executed: what ended every replica told its id. "
+            "The same for all replicas.",
+        ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), cast("_Command", watched))
 
 
 def terminate_as_interrupt() -> None:
