@@ -153,6 +153,13 @@ def _values(annotation: Any) -> st.SearchStrategy[Any]:
     return st.from_type(type(None) if annotation is None else annotation)
 
 
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("annotation", "value", "message"),
     [
@@ -166,7 +173,8 @@ def _values(annotation: Any) -> st.SearchStrategy[Any]:
         (Union[int, None], "x", "int or None is due"),
         (Colour, "red", "is 'red' (str); Colour is due"),
         (Money, Money(1, "EUR"), "value.amount: is 1 (int); Decimal is due"),  # type: ignore[arg-type]
-        (Any, object(), "which cannot be in a checkpoint"),
+        (Any, object(), "which cannot be encoded"),
+        (Any, nested(200), "[0][0]...: is nested deeper than 100 levels"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

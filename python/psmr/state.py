@@ -104,8 +104,8 @@ def describer(module: str) -> Callable[[type], Description]:
             return name, tuple, cls._make, False
         if not _is_plain(cls):
             return (
-                f"is of the class {cls.__module__}.{cls.__qualname__}, which cannot be in a checkpoint; "
-                "give the service the methods snapshot and restore, which say what is saved"
+                f"is of the class {cls.__module__}.{cls.__qualname__}, which cannot be encoded; take builtin types or a "
+                "dataclass, or, for state, give the service the methods snapshot and restore, which say what is saved"
             )
         parameters = getattr(cls, "__dataclass_params__", None)
         return name, *_by_attributes(cls), not (parameters is not None and parameters.frozen)

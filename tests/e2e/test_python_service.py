@@ -371,6 +371,36 @@ def test_commands_that_take_all_memory_end_replicas_with_a_word_and_can_be_skipp
         assert json.loads(_psmr.verify(servers.addresses[0], 20.0))["equal"]
 
 
+def test_a_state_that_cannot_be_written_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        """from __future__ import annotations
+from typing import Any
+import psmr
+
+class Odd(psmr.Service):
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    @psmr.command(keys="name")
+    def keep(self, name: str) -> None:
+        self.kept[name] = object()
+
+    @psmr.command(keys="name")
+    def remove(self, name: str) -> None:
+        del self.kept[name]
+"""
+    )
+    reference = f"{tmp_path}/odd.py:Odd"
+    asked = cluster.Options(Layout(reference, groups=2, durability="memory"), port=None)
+    with cluster.running(asked, 60) as servers, psmr.connect(servers.addresses, load(reference)) as odd:
+        odd.keep("a")
+        ended = run_psmr("verify", "--connect", servers.addresses[1])
+        assert ended.returncode == 1
+        assert "Odd.kept['a'] is of the class builtins.object, which cannot be encoded" in ended.stderr
+        odd.remove("a")
+        assert run_psmr("verify", "--connect", servers.addresses[1]).returncode == 0
+
+
 def test_a_session_that_comes_back_to_a_closed_client_is_closed() -> None:
     class Line:
         is_closed = False

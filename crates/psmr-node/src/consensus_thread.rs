@@ -49,6 +49,8 @@ pub enum Input {
     NoSnapshot { cut: u64, why: String },
     /// A group's part of a digest.
     Digest { request: u64, cut: u64, group: GroupId, digest: [u64; 2] },
+    /// The state cannot be written, so that there is none.
+    NoDigest { request: u64, cut: u64, why: String },
     /// An own checkpoint is on disk.
     CheckpointWritten { cut: u64, positions: Positions },
     /// An own checkpoint could not be written; the one before it serves on.
@@ -120,6 +122,8 @@ struct Digest {
     cut: u64,
     /// Of the service's state, and of the engine's own.
     groups: BTreeMap<GroupId, [u64; 2]>,
+    /// Why the state cannot be written.
+    unwritable: Option<String>,
 }
 
 /// The thread's state.
@@ -295,7 +299,12 @@ impl ConsensusThread {
                 eprintln!("psmr: warning: no checkpoint, so the log grows: {why}");
                 self.snapshots.retain(|other, _| *other > cut);
             }
-            Input::Digest { request, cut, group, digest } => self.on_digest(request, cut, group, digest),
+            Input::Digest { request, cut, group, digest } => {
+                self.digest_at(request, cut).map(|found| found.groups.insert(group, digest));
+            }
+            Input::NoDigest { request, cut, why } => {
+                self.digest_at(request, cut).map(|found| found.unwritable.insert(why));
+            }
             Input::CheckpointWritten { cut, positions } => self.parts.order.on_checkpoint(cut, positions),
             Input::CheckpointFailed(text) => eprintln!("psmr: warning: {text}"),
             Input::CheckpointRefused(text) => {
@@ -442,19 +451,16 @@ impl ConsensusThread {
         Ok(())
     }
 
-    fn on_digest(&mut self, request: u64, cut: u64, group: GroupId, digest: [u64; 2]) {
+    /// What is known of a digest that was asked for. The command may be in the log twice; the first cut counts.
+    fn digest_at(&mut self, request: u64, cut: u64) -> Option<&mut Digest> {
         let at = self.digests.iter().position(|(r, _)| *r == request).unwrap_or_else(|| {
             if self.digests.len() == DIGESTS_KEPT {
                 self.digests.remove(0);
             }
-            self.digests.push((request, Digest { cut, groups: BTreeMap::new() }));
+            self.digests.push((request, Digest { cut, groups: BTreeMap::new(), unwritable: None }));
             self.digests.len() - 1
         });
-        let entry = &mut self.digests[at].1;
-        // The command may be in the log twice; the first cut counts.
-        if entry.cut == cut {
-            entry.groups.insert(group, digest);
-        }
+        Some(&mut self.digests[at].1).filter(|digest| digest.cut == cut)
     }
 
     fn answer(&mut self, question: Question) -> Value {
@@ -471,16 +477,17 @@ impl ConsensusThread {
     }
 
     fn digest(&self, request: u64) -> Value {
-        let found = self.digests.iter().find(|(r, d)| *r == request && d.groups.len() == self.parts.engine.topology.groups);
-        match found {
-            None => json!({"replica": self.parts.engine.me, "digest": null}),
-            Some((_, digest)) => {
+        let all = self.parts.engine.topology.groups;
+        match self.digests.iter().find(|(r, _)| *r == request).map(|(_, digest)| digest) {
+            Some(Digest { unwritable: Some(why), .. }) => json!({"replica": self.parts.engine.me, "unwritable": why}),
+            Some(digest) if digest.groups.len() == all => {
                 let [state, bookkeeping] = [0, 1].map(|part| {
                     let bytes: Vec<u8> = digest.groups.values().flat_map(|d| d[part].to_le_bytes()).collect();
                     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes))
                 });
                 json!({"replica": self.parts.engine.me, "cut": digest.cut, "digest": state, "bookkeeping": bookkeeping})
             }
+            _ => json!({"replica": self.parts.engine.me, "digest": null}),
         }
     }
 

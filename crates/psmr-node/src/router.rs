@@ -77,7 +77,8 @@ impl Router {
     fn hand_to_consensus(&self, event: Event) {
         match event {
             Event::Snapshot { cut, group, bytes } => self.consensus.post(Input::Snapshot { cut, group, bytes }),
-            Event::NoSnapshot { cut, why } => self.consensus.post(Input::NoSnapshot { cut, why }),
+            Event::NoSnapshot { cut, digest: None, why } => self.consensus.post(Input::NoSnapshot { cut, why }),
+            Event::NoSnapshot { cut, digest: Some(request), why } => self.consensus.post(Input::NoDigest { request, cut, why }),
             Event::Digest { request, cut, group, state, bookkeeping } => {
                 self.consensus.post(Input::Digest { request, cut, group, digest: [state, bookkeeping] });
             }

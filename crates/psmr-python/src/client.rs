@@ -43,6 +43,7 @@ impl From<ClientError> for Error {
             | ClientError::Request(_)
             | ClientError::TooLong { .. }
             | ClientError::Closed => Error::Usage(text),
+            ClientError::Unwritable(_) => Error::Failure(text),
             _ if error.may_have_been_executed() => Error::OutcomeUnknown(text),
             _ => Error::Unavailable(text),
         }

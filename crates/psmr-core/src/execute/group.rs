@@ -360,7 +360,7 @@ impl Group {
             System::Checkpoint { replicas } if replicas >> engine.me & 1 == 1 => {
                 out.events.push(match self.snapshot(cut) {
                     Ok(bytes) => Event::Snapshot { cut, group, bytes },
-                    Err(why) => Event::NoSnapshot { cut, why },
+                    Err(why) => Event::NoSnapshot { cut, digest: None, why },
                 });
             }
             System::Checkpoint { .. } | System::Genesis { .. } => {}
@@ -372,7 +372,7 @@ impl Group {
                 let (mut bytes, mut state) = (Vec::new(), Vec::new());
                 self.snapshot_bookkeeping(cut, &mut bytes);
                 if let Err(why) = self.partition.snapshot(&mut state) {
-                    return out.events.push(Event::NoSnapshot { cut, why });
+                    return out.events.push(Event::NoSnapshot { cut, digest: Some(request), why });
                 }
                 let [state, bookkeeping] = [state, bytes].map(|b| xxhash_rust::xxh3::xxh3_64(&b));
                 out.events.push(Event::Digest { request, cut, group, state, bookkeeping });

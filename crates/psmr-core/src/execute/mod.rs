@@ -37,8 +37,8 @@ pub enum Event {
     ReadsLost { session: SessionId, tokens: Vec<u64> },
     /// A group's part of the checkpoint at `x[cut]`.
     Snapshot { cut: u64, group: GroupId, bytes: Vec<u8> },
-    /// The state at `x[cut]` cannot be written, on any replica.
-    NoSnapshot { cut: u64, why: String },
+    /// The state at `x[cut]` cannot be written, on any replica: for the digest that was asked for by this number, or for a checkpoint.
+    NoSnapshot { cut: u64, digest: Option<u64>, why: String },
     /// A group's part of the digest at `x[cut]`: of the service's state, and of the engine's own (clock, sessions, position).
     Digest { request: u64, cut: u64, group: GroupId, state: u64, bookkeeping: u64 },
 }

@@ -73,6 +73,9 @@ pub enum ClientError {
     /// The replica in this process has ended.
     #[error("the replica has ended; commands without a reply may or may not have been executed")]
     Ended,
+    /// The service's state cannot be written.
+    #[error("the states cannot be compared, and there are no more checkpoints: {0}")]
+    Unwritable(String),
     /// The system refused something other than a connection.
     #[error("the system refused what a client needs: {0}")]
     System(String),

@@ -209,6 +209,8 @@ struct Suspect {
     /// Nobody has listened at its address since.
     refused_since: Option<Instant>,
     found: Option<Found>,
+    /// Why its state cannot be written, so that there is no digest of it.
+    unwritable: Option<String>,
 }
 
 /// What a replica answered.
@@ -256,6 +258,7 @@ impl Suspect {
                     let bookkeeping = answer["bookkeeping"].to_string();
                     self.found = Some(Found { cut, digest: digest.to_owned(), bookkeeping });
                 }
+                self.unwritable = answer["unwritable"].as_str().map(str::to_owned);
             }
             Err(_) => self.line = None,
         }
@@ -266,7 +269,7 @@ impl Suspect {
 /// `{"cut", "equal", "replicas": [{"id", "digest"}], "missing": [ids]}`.
 ///
 /// # Errors
-/// If the replica at `address` does not answer, or the wait is called off.
+/// If the replica at `address` does not answer, a state cannot be written, or the wait is called off.
 pub fn verify(address: &str, timeout: Duration, called_off: &mut dyn FnMut() -> bool) -> Result<String, ClientError> {
     let address = address.to_owned();
     wait(&apart(move || compare(&address, timeout))?, called_off)?
@@ -282,7 +285,7 @@ fn compare(address: &str, timeout: Duration) -> Result<String, ClientError> {
     for (id, peer) in &peers {
         let Ok(id) = id.parse() else { continue };
         let address = if id == own { Some(address.to_owned()) } else { peer.as_str().map(str::to_owned) };
-        suspects.push(Suspect { id, address, line: None, refused_since: None, found: None });
+        suspects.push(Suspect { id, address, line: None, refused_since: None, found: None, unwritable: None });
     }
     suspects.sort_by_key(|suspect| suspect.id);
     if let Some(suspect) = suspects.iter_mut().find(|suspect| suspect.id == own) {
@@ -290,7 +293,10 @@ fn compare(address: &str, timeout: Duration) -> Result<String, ClientError> {
     }
     let request = getrandom::u64().map_err(|e| ClientError::System(format!("no random numbers: {e}")))?;
     collect(&mut suspects, own, request, deadline);
-    Ok(report(&suspects).to_string())
+    match suspects.iter().find_map(|suspect| suspect.unwritable.clone()) {
+        Some(why) => Err(ClientError::Unwritable(why)),
+        None => Ok(report(&suspects).to_string()),
+    }
 }
 
 /// Asks until every replica that is there has answered, or the time is over.
@@ -308,7 +314,11 @@ fn collect(suspects: &mut [Suspect], own: u64, request: u64, deadline: Instant) 
         let gone = suspects.iter().filter(|suspect| suspect.is_gone()).count();
         let is_settled = suspects.iter().all(|suspect| suspect.found.is_some() || suspect.is_gone());
         // Without a majority no digest is ordered any more.
-        if is_settled || 2 * gone >= suspects.len() || Instant::now() >= deadline {
+        if is_settled
+            || suspects.iter().any(|suspect| suspect.unwritable.is_some())
+            || 2 * gone >= suspects.len()
+            || Instant::now() >= deadline
+        {
             return;
         }
         thread::sleep(PAUSE.min(left(deadline)));

@@ -33,7 +33,8 @@ impl Misfit {
     #[must_use]
     pub fn within(self, step: impl FnOnce() -> String) -> Misfit {
         match self {
-            Misfit::Value { path, text } => Misfit::Value { path: step() + &path, text },
+            // Of a place that is deep within, where it begins tells the most.
+            Misfit::Value { path, text } => Misfit::Value { path: shorten(&(step() + &path)), text },
             raised => raised,
         }
     }
