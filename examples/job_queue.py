@@ -14,8 +14,8 @@ LEASE_MS = 30_000
 class Queue:
     """Jobs of one name: those that wait, and those that a worker has, with the end of its time."""
 
-    waiting: deque[tuple[int, str]] = field(default_factory=deque)
-    taken: dict[int, tuple[str, int]] = field(default_factory=dict)
+    waiting: deque[tuple[int, str]] = field(default_factory=deque[tuple[int, str]])
+    taken: dict[int, tuple[str, int]] = field(default_factory=dict[int, tuple[str, int]])
     last: int = 0
 
 

@@ -7,7 +7,7 @@ PSMR=127.0.0.1:7379 uvicorn --app-dir examples web:app
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, HTTPException, Request
@@ -38,7 +38,7 @@ class Votes(psmr.Service):
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Connect to the cluster that PSMR names; without it, run the service in this process."""
     address = os.environ.get("PSMR")
     client = psmr.aio.local(Votes) if address is None else psmr.aio.connect(address.split(","), Votes)

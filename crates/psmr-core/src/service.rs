@@ -171,6 +171,12 @@ pub trait Partition: Send + Any {
     /// Executes a read of this group alone at a linearizable position, and appends its reply.
     fn read(&self, payload: &[u8], context: &ReadContext, reply: &mut Vec<u8>) -> ReadOutcome;
 
+    /// Does `work`, in which several reads may be executed: what a service has to enter for each, such as an interpreter, it
+    /// enters once.
+    fn while_reading(&self, work: &mut dyn FnMut()) {
+        work();
+    }
+
     /// When `on_time` will have something to do, in milliseconds since 1970: the engine logs a time mark then. Nothing changes.
     fn due_ms(&self) -> Option<u64> {
         None

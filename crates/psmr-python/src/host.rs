@@ -280,6 +280,10 @@ impl Partition for PythonPartition {
         }
     }
 
+    fn while_reading(&self, work: &mut dyn FnMut()) {
+        Python::attach(|_| work());
+    }
+
     fn due_ms(&self) -> Option<u64> {
         self.host.timers_due().iter().min().copied().filter(|_| self.group == GroupId(0))
     }

@@ -1,6 +1,6 @@
 //! One group on one replica: its state, its cursor, its sessions, the reads that wait in it.
 
-use super::reads::{Due, PendingReads};
+use super::reads::{Due, PendingReads, ReadBatch, ReadItem};
 use super::ready::Outcome;
 use super::{Engine, Event, Output};
 use crate::command::{GroupId, LogId, SessionId};
@@ -442,7 +442,10 @@ impl Group {
 
     pub(super) fn serve(&mut self, due: Due, out: &mut Output) {
         let Group { partition, sessions, reads, clock_ms, .. } = self;
-        reads.serve(due, sessions, &mut |batch, item, payload, time_is_settled| {
+        if reads.is_empty() {
+            return;
+        }
+        let mut answer = |batch: &ReadBatch, item: &ReadItem, payload: &[u8], time_is_settled| {
             let context = ReadContext { now_ms: *clock_ms, wall_ms: batch.wall_ms, time_is_settled };
             let replies = out.reads_of(batch.session);
             let start = replies.1.bytes.len();
@@ -453,6 +456,7 @@ impl Group {
             replies.0.push(item.token);
             replies.1.end();
             true
-        });
+        };
+        partition.while_reading(&mut || reads.serve(due, sessions, &mut answer));
     }
 }
