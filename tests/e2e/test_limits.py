@@ -89,6 +89,9 @@ class Raw:
     def line(self) -> bytes:
         return self._input.readline()
 
+    def take(self, count: int) -> bytes:
+        return self._input.read(count)
+
     def ask(self, sent: bytes) -> bytes:
         self.socket.sendall(sent)
         return self.line()
@@ -187,6 +190,41 @@ def test_values_that_grow_beyond_the_limit_survive_checkpoints_and_restarts(tmp_
 #: and what waits for clients and peers. About half of it is used.
 FLOODED_BYTES_MAX = 1 << 30
 FLOOD_S = 6.0
+
+
+@pytest.mark.parametrize("threads", ["shared", "own"])
+def test_large_replies_are_made_as_they_are_taken(tmp_path: Path, threads: str) -> None:
+    """One client asks for 8 GB in one go and takes nothing, another leaves, and others go on; then the first takes all of it."""
+    count, value = 2000, b"0123456789abcdef" * (MIB // 4)
+    with Local(tmp_path, "--threads", threads) as cluster, redis.Redis(port=cluster.port, socket_timeout=TIMEOUT_S) as other:
+        for number in range(4):
+            other.set(f"big:{number}", value)
+        other.set("small", "x")
+        before = max(map(resident_bytes_max, cluster.pids()))
+        asked = b"".join(request(b"GET", b"big:%d" % (number % 4)) + request(b"GET", b"small") for number in range(count))
+        with Raw(cluster, 1) as leaver:
+            leaver.socket.sendall(asked)
+            time.sleep(0.5)
+        with Raw(cluster, 1) as slow:
+            slow.socket.sendall(asked)
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                assert other.incr("others") > 0
+            expected = b"$%d\r\n%s\r\n$1\r\nx\r\n" % (len(value), value)
+            for _ in range(count):
+                assert slow.take(len(expected)) == expected
+            assert slow.ask(request(b"PING")) == b"+PONG\r\n"
+        assert max(map(resident_bytes_max, cluster.pids())) - before < 400 * MIB
+        with Raw(cluster, 2) as mixed:
+            # Each read is followed by a write, and has to be answered before that.
+            count = 500
+            asked = b"".join(request(b"GET", b"big:%d" % (number % 4)) + request(b"INCR", b"mixed") for number in range(count))
+            mixed.socket.sendall(asked)
+            for number in range(1, count + 1):
+                expected = b"$%d\r\n%s\r\n:%d\r\n" % (len(value), value, number)
+                assert mixed.take(len(expected)) == expected
+        assert max(map(resident_bytes_max, cluster.pids())) - before < 1500 * MIB
+        assert is_equal(cluster)
 
 
 def resident_bytes_max(pid: int) -> int:

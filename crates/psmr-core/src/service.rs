@@ -101,7 +101,7 @@ pub struct Replies {
     /// All replies, one after the other.
     pub bytes: Vec<u8>,
     /// Where each reply ends in `bytes`.
-    pub ends: Vec<u32>,
+    pub ends: Vec<usize>,
     /// Nobody will look at the replies: the service may skip building them (but calls `end` all the same).
     pub unwanted: bool,
 }
@@ -109,7 +109,7 @@ pub struct Replies {
 impl Replies {
     /// Marks the end of a reply that has been written to `bytes`.
     pub fn end(&mut self) {
-        self.ends.push(self.bytes.len() as u32);
+        self.ends.push(self.bytes.len());
     }
 
     /// Adds a whole reply.
@@ -130,8 +130,8 @@ impl Replies {
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut start = 0;
         self.ends.iter().map(move |end| {
-            let reply = &self.bytes[start..*end as usize];
-            start = *end as usize;
+            let reply = &self.bytes[start..*end];
+            start = *end;
             reply
         })
     }

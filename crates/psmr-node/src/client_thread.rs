@@ -10,12 +10,13 @@ use crate::consensus_thread::Input;
 use crate::mailbox::Mailbox;
 use crate::native::{AddressBook, Welcome};
 use crate::native_session::{Fate, NativeConnection, NativeParts};
+use crate::reply_room::ReplyRoom;
 use crate::router::{ClientInput, Router};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Registry, Token};
 use psmr_core::client::{Answer, ClientProxy};
 use psmr_core::command::{LogId, SessionId};
-use psmr_core::execute::{Engine, Event};
+use psmr_core::execute::{Engine, Event, LARGE_REPLY_BYTES};
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo};
 use psmr_core::observe::Stage;
 use std::collections::HashMap;
@@ -108,6 +109,9 @@ pub struct Clients {
     inputs: Vec<ClientInput>,
     next_clock: Instant,
     is_out_of_memory: bool,
+    room: Arc<ReplyRoom>,
+    /// Reads that are held may have room now.
+    has_room_again: bool,
 }
 
 impl Clients {
@@ -118,6 +122,8 @@ impl Clients {
     pub fn new(mut parts: Parts) -> io::Result<Clients> {
         parts.registry.register(&mut parts.listener, LISTENER, Interest::READABLE)?;
         parts.router.add(parts.proxy.session(), parts.mailbox.clone());
+        let room = Arc::new(ReplyRoom::new(CONNECTIONS_MAX));
+        parts.router.limit(parts.proxy.session(), room.clone());
         let native = NativeParts {
             engine: parts.engine.clone(),
             consensus: parts.consensus.clone(),
@@ -145,6 +151,8 @@ impl Clients {
             inputs: Vec::new(),
             next_clock: Instant::now(),
             is_out_of_memory: false,
+            room,
+            has_room_again: false,
         })
     }
 
@@ -340,6 +348,7 @@ impl Clients {
             self.forget_session(at, native.session());
         }
         if !matches!(seat, Seat::Empty) {
+            self.has_room_again |= self.room.vacate(at);
             self.free.push(at);
             self.parts.connections.open.fetch_sub(1, Ordering::Relaxed);
         }
@@ -379,7 +388,7 @@ impl Clients {
         if let Event::ReadsLost { tokens, .. } = &event {
             return self.on_reads_lost(tokens);
         }
-        let Clients { seats, touched, is_touched, parts, timed, .. } = self;
+        let Clients { seats, touched, is_touched, parts, timed, room, .. } = self;
         let mut answer = |token: u64, reply: Answer<'_>| {
             if let Some((_, since)) = timed.take_if(|(timed, _)| *timed == token) {
                 parts.engine.observer.record(Stage::Command, since.elapsed().as_micros() as u64);
@@ -405,7 +414,12 @@ impl Clients {
                 parts.proxy.on_refused(group, numbering, steady_ms().max(parts.engine.log_time_ms()))
             }
             Event::Reads { tokens, replies, .. } => {
-                tokens.iter().zip(replies.iter()).for_each(|(token, reply)| answer(*token, Answer::Reply(reply)));
+                for (token, reply) in tokens.iter().zip(replies.iter()) {
+                    if reply.len() >= LARGE_REPLY_BYTES {
+                        room.arrive(*token, reply.len());
+                    }
+                    answer(*token, Answer::Reply(reply));
+                }
             }
             Event::ReadsLost { .. } | Event::Snapshot { .. } | Event::NoSnapshot { .. } | Event::Digest { .. } => {}
         }
@@ -447,7 +461,16 @@ impl Clients {
         let clients = || directory.lock().unwrap_or_else(PoisonError::into_inner).clone();
         connection.work(
             at as u32,
-            &mut Lent { proxy, node, clients: &clients, addresses, connections, timed: &mut self.timed, is_out_of_memory },
+            &mut Lent {
+                proxy,
+                node,
+                clients: &clients,
+                addresses,
+                connections,
+                timed: &mut self.timed,
+                room: &self.room,
+                is_out_of_memory,
+            },
             &mut self.scratch,
         );
         self.held_up |= connection.is_held_up();
@@ -471,11 +494,16 @@ impl Clients {
         self.send();
         for at in touched.drain(..looked) {
             let Seat::Client(connection) = &mut self.seats[at] else { continue };
-            if !connection.flush() {
+            let is_flushed = connection.flush();
+            self.has_room_again |= self.room.publish(at, connection.next_to_leave(), connection.unsent());
+            if !is_flushed {
                 self.waiting.push(at);
             } else if connection.is_over() {
                 self.vacate(at);
             }
+        }
+        if std::mem::take(&mut self.has_room_again) {
+            self.parts.consensus.post(Input::HeldReads);
         }
         // What was touched meanwhile has its turn after those that were passed over.
         touched.append(&mut self.touched);

@@ -2,9 +2,11 @@
 
 use crate::clock::wall_ms;
 use crate::native::AddressBook;
+use crate::reply_room::ReplyRoom;
 use psmr_core::client::{ClientProxy, ConnectionOrder};
 use psmr_core::command::{GroupId, GroupSet};
 use psmr_core::config::COMMAND_BYTES_MAX;
+use psmr_core::execute::LARGE_REPLY_BYTES;
 use psmr_core::gateway::{ClientInfo, Failure, Gateway, NodeInfo, Sink, Usage};
 use psmr_core::routing::Topology;
 use smallvec::SmallVec;
@@ -15,8 +17,11 @@ use std::time::{Duration, Instant};
 /// A buffer that was larger for a moment goes back to this size.
 const BUFFER_BYTES_KEPT: usize = 64 << 10;
 
-/// Requests of one connection that may wait for their replies.
+/// Requests of one connection that may wait for their replies, as long as those are small.
 const PENDING_MAX: usize = 16 << 10;
+
+/// How many may at first, and after a large reply: how large those of the others are is not known before they are there.
+const PENDING_MAX_FIRST: usize = 128;
 
 /// Bytes of these requests: reads wait as long as there is no quorum.
 const PENDING_BYTES_MAX: usize = 16 << 20;
@@ -62,6 +67,10 @@ pub struct Connection {
     waits_since: Option<Instant>,
     pending: VecDeque<Place>,
     pending_bytes: usize,
+    /// How many requests may be pending: one more with each small reply.
+    pending_max: usize,
+    /// Bytes of replies that wait for those before them.
+    held_bytes: usize,
     /// The number of the first pending request.
     first: u32,
     stalled: Option<Stalled>,
@@ -85,6 +94,8 @@ pub struct Lent<'a> {
     pub addresses: &'a AddressBook,
     /// How many there have been.
     pub connections: u64,
+    /// For large replies.
+    pub room: &'a ReplyRoom,
     /// The process has more memory than it may, when that was last looked at.
     pub is_out_of_memory: bool,
 }
@@ -105,6 +116,8 @@ impl Connection {
             waits_since: None,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            pending_max: PENDING_MAX_FIRST,
+            held_bytes: 0,
             first: 0,
             stalled: None,
             too_long: Vec::new(),
@@ -165,11 +178,25 @@ impl Connection {
 
     fn is_full(&self, lent: &Lent<'_>) -> bool {
         self.stalled.is_some()
-            || self.pending.len() >= PENDING_MAX
+            || self.pending.len() >= self.pending_max
             || self.pending_bytes >= PENDING_BYTES_MAX
-            || self.output.len() - self.written >= OUTPUT_BYTES_MAX
+            || self.unsent() >= OUTPUT_BYTES_MAX
             || lent.proxy.is_full()
             || self.gateway.is_waiting()
+    }
+
+    /// Bytes of replies that the client has not taken.
+    pub fn unsent(&self) -> usize {
+        self.output.len() - self.written + self.held_bytes
+    }
+
+    /// The number of the request whose reply is the next to leave, once those before it have nearly left; else one that has been
+    /// answered.
+    pub fn next_to_leave(&self) -> u32 {
+        match self.output.len() - self.written < OUTPUT_BYTES_MAX {
+            true => self.first,
+            false => self.first.wrapping_sub(1),
+        }
     }
 
     /// Whether there is something to do once there is room again.
@@ -211,6 +238,10 @@ impl Connection {
 
     /// The service's reply to the request with this number.
     pub fn on_reply(&mut self, number: u32, reply: &[u8]) {
+        self.pending_max = match reply.len() {
+            ..LARGE_REPLY_BYTES => PENDING_MAX.min(self.pending_max + 1),
+            _ => PENDING_MAX_FIRST,
+        };
         self.fill(number, |gateway, tag, out| gateway.on_reply(tag, reply, out));
     }
 
@@ -233,7 +264,9 @@ impl Connection {
         // Behind others: what the gateway writes at the end of the output is set aside.
         let end = self.output.len();
         write(&mut *self.gateway, place.tag, &mut self.output);
-        place.reply = Some(SmallVec::from_slice(&self.output[end..]));
+        let reply = if self.gone { &[] } else { &self.output[end..] };
+        self.held_bytes += reply.len();
+        place.reply = Some(SmallVec::from_slice(reply));
         self.output.truncate(end);
     }
 
@@ -241,6 +274,7 @@ impl Connection {
     fn release(&mut self) {
         while let Some(Place { reply: Some(reply), .. }) = self.pending.front() {
             self.output.extend_from_slice(reply);
+            self.held_bytes -= reply.len();
             self.pending.pop_front();
             self.first = self.first.wrapping_add(1);
         }
@@ -351,6 +385,7 @@ impl Sink for Requests<'_, '_> {
         if self.connection.pending.is_empty() {
             self.connection.output.extend_from_slice(bytes);
         } else {
+            self.connection.held_bytes += bytes.len();
             self.connection.pending.push_back(Place { tag: 0, request_bytes: 0, reply: Some(SmallVec::from_slice(bytes)) });
         }
     }
@@ -360,6 +395,7 @@ impl Sink for Requests<'_, '_> {
         if self.is_too_long(payload, token) {
             return;
         }
+        self.lent.room.note_command(self.at as usize, token as u32);
         self.lent.timed.get_or_insert_with(|| (token, Instant::now()));
         if self.lent.proxy.ordered(&mut self.connection.order, gamma, read, payload, token).is_err() {
             self.connection.stalled = Some(Stalled { gamma, read, payload: payload.to_vec(), token });

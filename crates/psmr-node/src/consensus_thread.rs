@@ -39,6 +39,8 @@ pub enum Input {
     Batch(LogId, Bytes),
     /// Reads wait in the streams of the mask.
     Rounds(u64),
+    /// Reads that are held in groups may have room for their replies now.
+    HeldReads,
     /// Something changed that a turn looks at.
     Turn,
     /// Writes up to this turn are durable.
@@ -291,6 +293,10 @@ impl ConsensusThread {
             Input::Rounds(streams) => {
                 let all = 0..self.parts.engine.topology.streams as u8;
                 all.filter(|s| streams >> s & 1 == 1).for_each(|s| self.parts.order.want_round(LogId(s)));
+            }
+            Input::HeldReads => {
+                let reading = self.parts.engine.notify(self.parts.engine.reading());
+                self.parts.workers.schedule(reading);
             }
             Input::Turn | Input::Stop => {}
             Input::Persisted(turn) => self.parts.order.on_persisted(turn),

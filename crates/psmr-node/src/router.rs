@@ -3,10 +3,11 @@
 
 use crate::consensus_thread::Input;
 use crate::mailbox::Mailbox;
+use crate::reply_room::ReplyRoom;
 use psmr_core::command::SessionId;
 use psmr_core::execute::{Event, Outbox};
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 /// What client threads are told.
 pub enum ClientInput {
@@ -27,17 +28,29 @@ pub enum ClientInput {
 pub struct Router {
     sessions: RwLock<HashMap<SessionId, Arc<Mailbox<ClientInput>>>>,
     consensus: Arc<Mailbox<Input>>,
+    /// Of the connections that share a session, and that session.
+    room: OnceLock<(SessionId, Arc<ReplyRoom>)>,
 }
 
 impl Router {
     /// No sessions yet.
     pub fn new(consensus: Arc<Mailbox<Input>>) -> Router {
-        Router { sessions: RwLock::new(HashMap::new()), consensus }
+        Router { sessions: RwLock::new(HashMap::new()), consensus, room: OnceLock::new() }
     }
 
     /// From now on `session` is answered through `mailbox`.
     pub fn add(&self, session: SessionId, mailbox: Arc<Mailbox<ClientInput>>) {
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(session, mailbox);
+    }
+
+    /// Large replies to reads of `session` need room.
+    pub fn limit(&self, session: SessionId, room: Arc<ReplyRoom>) {
+        // There is one such session.
+        let _ = self.room.set((session, room));
+    }
+
+    fn room_of(&self, session: SessionId) -> Option<&ReplyRoom> {
+        self.room.get().filter(|(limited, _)| *limited == session).map(|(_, room)| &**room)
     }
 
     /// The session has left.
@@ -70,6 +83,18 @@ impl Outbox for Router {
             let more = std::iter::from_fn(|| events.next_if(|next| next.session() == Some(session)));
             mailbox.post_all(std::iter::once(event).chain(more).map(ClientInput::Event));
         }
+    }
+
+    fn has_room(&self, session: SessionId, token: u64) -> bool {
+        self.room_of(session).is_none_or(|room| room.has(token))
+    }
+
+    fn may_be_held(&self, session: SessionId, token: u64) -> bool {
+        self.room_of(session).is_some_and(|room| room.may_be_held(token))
+    }
+
+    fn claim_room(&self, session: SessionId, token: u64, bytes: usize, is_last_moment: bool) -> bool {
+        self.room_of(session).is_none_or(|room| room.claim(token, bytes, is_last_moment))
     }
 }
 

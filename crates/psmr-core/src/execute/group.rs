@@ -1,8 +1,8 @@
 //! One group on one replica: its state, its cursor, its sessions, the reads that wait in it.
 
-use super::reads::{Due, PendingReads, ReadBatch, ReadItem};
+use super::reads::{Answered, Asked, Due, PendingReads};
 use super::ready::Outcome;
-use super::{Engine, Event, Output};
+use super::{Engine, Event, Output, LARGE_REPLY_BYTES};
 use crate::command::{GroupId, LogId, SessionId};
 use crate::deliver::{Cursor, Place};
 use crate::entry::{split_command, split_commands, BatchHead, Entry, Item, Numbers, Run, System, ROUTING_VERSION_FIRST};
@@ -445,17 +445,35 @@ impl Group {
         if reads.is_empty() {
             return;
         }
-        let mut answer = |batch: &ReadBatch, item: &ReadItem, payload: &[u8], time_is_settled| {
-            let context = ReadContext { now_ms: *clock_ms, wall_ms: batch.wall_ms, time_is_settled };
-            let replies = out.reads_of(batch.session);
-            let start = replies.1.bytes.len();
-            if partition.read(payload, &context, &mut replies.1.bytes) == ReadOutcome::NeedsTime {
-                replies.1.bytes.truncate(start);
-                return false;
+        let mut answer = |asked: &Asked<'_>| {
+            let (session, token) = (asked.batch.session, asked.item.token);
+            if asked.may_lack_room && !out.has_room(session, token) && (!asked.is_last_moment || out.may_be_held(session, token))
+            {
+                return Answered::Held;
             }
-            replies.0.push(item.token);
+            let context = ReadContext { now_ms: *clock_ms, wall_ms: asked.batch.wall_ms, time_is_settled: asked.time_is_settled };
+            let replies = out.reads_of(session);
+            let start = replies.1.bytes.len();
+            if partition.read(asked.payload, &context, &mut replies.1.bytes) == ReadOutcome::NeedsTime {
+                replies.1.bytes.truncate(start);
+                return Answered::NeedsTime;
+            }
+            let bytes = replies.1.bytes.len() - start;
+            if bytes >= LARGE_REPLY_BYTES {
+                let is_last_moment = asked.is_last_moment && !out.may_be_held(session, token);
+                if !out.claim_room(session, token, bytes, is_last_moment) {
+                    out.reads_of(session).1.bytes.truncate(start);
+                    if !is_last_moment {
+                        return Answered::Held;
+                    }
+                    out.events.push(Event::ReadsLost { session, tokens: vec![token] });
+                    return Answered::Done;
+                }
+            }
+            let replies = out.reads_of(session);
+            replies.0.push(token);
             replies.1.end();
-            true
+            Answered::Done
         };
         partition.while_reading(&mut || reads.serve(due, sessions, &mut answer));
     }

@@ -57,10 +57,32 @@ impl Event {
     }
 }
 
+/// Replies to reads of so many bytes need room: who asks for many in one go, and takes none, has them made one after the other.
+/// The number of smaller ones is limited where they are asked for.
+pub const LARGE_REPLY_BYTES: usize = 4 << 10;
+
 /// Takes events while the group that they come from is still held, so that each session hears of a group in order.
 pub trait Outbox: Send + Sync {
     /// Takes all events out.
     fn hand_on(&self, events: &mut Vec<Event>);
+
+    /// Whether there may be room for a large reply to a read. False: the read is held until its group is run again, which is
+    /// for the outbox to see to.
+    fn has_room(&self, _session: SessionId, _token: u64) -> bool {
+        true
+    }
+
+    /// Whether the command of its session before which a read has to be answered is for sure none of its connection: it may be
+    /// held then.
+    fn may_be_held(&self, _session: SessionId, _token: u64) -> bool {
+        false
+    }
+
+    /// Takes room for a reply of `bytes` bytes, which are `LARGE_REPLY_BYTES` at least, to a read; `is_last_moment`: it
+    /// cannot be held. False: the reply is thrown away, and the read held, as by `has_room`, or refused.
+    fn claim_room(&self, _session: SessionId, _token: u64, _bytes: usize, _is_last_moment: bool) -> bool {
+        true
+    }
 }
 
 /// What a run of a group, or several, gave. Kept by a worker and cleared between hand-offs.
@@ -93,6 +115,18 @@ impl Output {
         if let (Some(outbox), false) = (&self.outbox, self.events.is_empty()) {
             outbox.hand_on(&mut self.events);
         }
+    }
+
+    fn has_room(&self, session: SessionId, token: u64) -> bool {
+        self.outbox.as_ref().is_none_or(|outbox| outbox.has_room(session, token))
+    }
+
+    fn may_be_held(&self, session: SessionId, token: u64) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.may_be_held(session, token))
+    }
+
+    fn claim_room(&self, session: SessionId, token: u64, bytes: usize, is_last_moment: bool) -> bool {
+        self.outbox.as_ref().is_none_or(|outbox| outbox.claim_room(session, token, bytes, is_last_moment))
     }
 
     fn reads_of(&mut self, session: SessionId) -> &mut (Vec<u64>, Replies) {

@@ -51,6 +51,8 @@ enum State {
     Waiting,
     /// It needs a time mark.
     NeedsTime,
+    /// There was no room for its reply.
+    Held,
     Done,
 }
 
@@ -92,9 +94,35 @@ pub struct PendingReads {
     batches: Vec<Pending>,
 }
 
-/// What to do with one due read: the batch's session and clock, the read, its payload, whether its time is settled.
-/// Returns false if it has to wait for a time mark.
-pub type Answer<'a> = dyn FnMut(&ReadBatch, &ReadItem, &[u8], bool) -> bool + 'a;
+/// One due read.
+pub struct Asked<'a> {
+    /// It has the session and the clock.
+    pub batch: &'a ReadBatch,
+    /// Which of the batch's.
+    pub item: &'a ReadItem,
+    /// What is asked.
+    pub payload: &'a [u8],
+    /// The group's clock has what the answer depends on.
+    pub time_is_settled: bool,
+    /// A successor of its connection may be about to execute.
+    pub is_last_moment: bool,
+    /// One like it was held: whether there is room again is to be asked first.
+    pub may_lack_room: bool,
+}
+
+/// What became of a due read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// Its reply is there.
+    Done,
+    /// It has to wait for a time mark.
+    NeedsTime,
+    /// There is no room for its reply.
+    Held,
+}
+
+/// Answers one due read.
+pub type Answer<'a> = dyn FnMut(&Asked<'_>) -> Answered + 'a;
 
 impl PendingReads {
     /// Adds a batch.
@@ -108,17 +136,21 @@ impl PendingReads {
         self.batches.is_empty()
     }
 
-    /// Takes out the reads that have waited since before `wall_ms`.
+    /// Takes out the reads that have waited since before `wall_ms`, unless it is for their client to take other replies first.
     pub fn take_overdue(&mut self, wall_ms: u64) -> Vec<(SessionId, u64)> {
         let is_overdue = |batch: &ReadBatch| batch.wall_ms < wall_ms;
-        self.take(|batch, _| is_overdue(batch))
+        self.take_some(|batch, _, state| state != State::Held && is_overdue(batch))
     }
 
     fn take(&mut self, mut is_lost: impl FnMut(&ReadBatch, &ReadItem) -> bool) -> Vec<(SessionId, u64)> {
+        self.take_some(|batch, item, _| is_lost(batch, item))
+    }
+
+    fn take_some(&mut self, mut is_lost: impl FnMut(&ReadBatch, &ReadItem, State) -> bool) -> Vec<(SessionId, u64)> {
         let mut tokens = Vec::new();
         for Pending { batch, states, left, .. } in &mut self.batches {
             for (item, state) in batch.items.iter().zip(states) {
-                if *state != State::Done && is_lost(batch, item) {
+                if *state != State::Done && is_lost(batch, item, *state) {
                     *state = State::Done;
                     *left -= 1;
                     tokens.push((batch.session, item.token));
@@ -188,8 +220,9 @@ impl PendingReads {
         if self.batches.is_empty() {
             return;
         }
+        let mut may_lack_room = false;
         for pending in &mut self.batches {
-            pending.serve(due, sessions, answer);
+            pending.serve(due, sessions, &mut may_lack_room, answer);
         }
         self.batches.retain(|pending| pending.left > 0);
     }
@@ -225,7 +258,8 @@ impl PendingReads {
 }
 
 impl Pending {
-    fn serve(&mut self, due: Due, sessions: &SessionTable, answer: &mut Answer<'_>) {
+    /// `may_lack_room`: a read before these was held.
+    fn serve(&mut self, due: Due, sessions: &SessionTable, may_lack_room: &mut bool, answer: &mut Answer<'_>) {
         let settled = [Numbering::Stream, Numbering::Cross].map(|n| sessions.settled(self.batch.session, n));
         let mut start = 0;
         for (item, state) in self.batch.items.iter().zip(&mut self.states) {
@@ -234,7 +268,9 @@ impl Pending {
             let follows = item.after[0] <= settled[0] && item.after[1] <= settled[1];
             let is_due = match (due, *state) {
                 (_, State::Done) => false,
-                (Due::Delivered(delivered), State::Waiting) => follows && self.index.is_some_and(|index| index <= delivered),
+                (Due::Delivered(delivered), State::Waiting | State::Held) => {
+                    follows && self.index.is_some_and(|index| index <= delivered)
+                }
                 (Due::Successor(session, numbering, number), _) => {
                     follows && session == self.batch.session && item.before[numbering as usize] <= number
                 }
@@ -244,13 +280,66 @@ impl Pending {
             if !is_due {
                 continue;
             }
-            let time_is_settled = !matches!(due, Due::Delivered(_));
-            if answer(&self.batch, item, &self.batch.bytes[payload], time_is_settled) {
-                *state = State::Done;
-                self.left -= 1;
-            } else {
-                *state = State::NeedsTime;
-            }
+            *may_lack_room |= *state == State::Held;
+            let asked = Asked {
+                batch: &self.batch,
+                item,
+                payload: &self.batch.bytes[payload],
+                time_is_settled: !matches!(due, Due::Delivered(_)),
+                is_last_moment: matches!(due, Due::Successor(..)),
+                may_lack_room: *may_lack_room,
+            };
+            *state = match answer(&asked) {
+                Answered::Done => State::Done,
+                Answered::NeedsTime => State::NeedsTime,
+                Answered::Held => State::Held,
+            };
+            self.left -= usize::from(*state == State::Done);
+            *may_lack_room |= *state == State::Held;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(tokens: std::ops::Range<u64>) -> ReadBatch {
+        let mut batch = ReadBatch { session: SessionId(1), wall_ms: 10, ..ReadBatch::default() };
+        tokens.for_each(|token| batch.push(token, [0, 0], [1, 1], b"?"));
+        batch
+    }
+
+    /// Serves what is due, as long as there is room for `room` replies; what was answered, and how many were asked for it.
+    fn serve(reads: &mut PendingReads, due: Due, mut room: usize) -> (Vec<u64>, usize) {
+        let (mut answered, mut tried) = (Vec::new(), 0);
+        reads.serve(due, &SessionTable::default(), &mut |asked| {
+            if asked.may_lack_room && !asked.is_last_moment && room == 0 {
+                return Answered::Held;
+            }
+            tried += 1;
+            if room == 0 && !asked.is_last_moment {
+                return Answered::Held;
+            }
+            room = room.saturating_sub(1);
+            answered.push(asked.item.token);
+            Answered::Done
+        });
+        (answered, tried)
+    }
+
+    #[test]
+    fn a_read_without_room_is_held_until_there_is_some_or_its_connection_goes_on() {
+        let mut reads = PendingReads::default();
+        reads.push(batch(0..4));
+        reads.push(batch(4..6));
+        reads.note_round(0, 3);
+        assert_eq!(serve(&mut reads, Due::Delivered(2), 9), (vec![], 0), "the index has not been delivered");
+        assert_eq!(serve(&mut reads, Due::Delivered(3), 2), (vec![0, 1], 3), "the others are not tried");
+        assert_eq!(serve(&mut reads, Due::Delivered(3), 0), (vec![], 0));
+        assert_eq!(reads.take_overdue(11), [], "it is for the client to take replies");
+        assert_eq!(serve(&mut reads, Due::Delivered(3), 1), (vec![2], 1));
+        assert_eq!(serve(&mut reads, Due::Successor(SessionId(1), Numbering::Stream, 1), 0), (vec![3, 4, 5], 3));
+        assert!(reads.is_empty());
     }
 }

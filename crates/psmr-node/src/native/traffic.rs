@@ -207,17 +207,17 @@ fn read_fate(kind: Kind, reader: &mut Reader, session: SessionId, groups: usize)
 
 fn write_replies(replies: &Replies, out: &mut Vec<u8>) {
     out.u32(replies.ends.len() as u32);
-    replies.ends.iter().for_each(|end| out.u32(*end));
+    replies.ends.iter().for_each(|end| out.u32(*end as u32));
     out.blob(&replies.bytes);
 }
 
 fn read_replies(reader: &mut Reader) -> Result<Replies, Malformed> {
     let count = reader.u32("number of replies")? as usize;
     reader.clone().skip(count.saturating_mul(4), "ends of replies")?;
-    let ends = (0..count).map(|_| reader.u32("end of a reply")).collect::<Result<Vec<u32>, _>>()?;
+    let ends = (0..count).map(|_| Ok(reader.u32("end of a reply")? as usize)).collect::<Result<Vec<usize>, Malformed>>()?;
     let bytes = reader.blob("replies")?;
     let is_ascending = ends.windows(2).all(|pair| pair[0] <= pair[1]);
-    if !is_ascending || ends.last().copied().unwrap_or(0) as usize != bytes.len() {
+    if !is_ascending || ends.last().copied().unwrap_or(0) != bytes.len() {
         return Err(reader.malformed("ends of replies"));
     }
     Ok(Replies { bytes: bytes.to_vec(), ends, unwanted: false })
