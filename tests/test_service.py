@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from psmr.dependencies import Fixed, same
 from psmr.errors import UsageError
-from psmr.service import ALL, NONE, Service, command, explain, load, query, schema_of
+from psmr.explanation import explain
+from psmr.service import ALL, NONE, Service, command, every, load, query, schema_of
 from tests.cli.test_usage import run
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reference" / "declaring-services.md"
@@ -166,6 +168,29 @@ def test_the_command_line_explains_a_class(bank_file: Path, capsys: pytest.Captu
     code, out, _ = run(capsys, "explain", f"{bank_file}:Bank")
     assert code == 0
     assert "transfer" in out
+
+
+def test_what_is_likely_to_be_a_mistake_is_told() -> None:
+    class Slow(Service):
+        @command(keys=ALL)
+        def all_at_once(self) -> None: ...
+
+    assert explain(Slow)["warnings"] == [
+        f"{Slow.__qualname__}: no two commands run in parallel; give them keys: what each touches of the state"
+    ]
+
+    class Mixed(Slow):
+        @command(keys="name")
+        def one(self, name: str) -> float:  # noqa: ARG002
+            return time.time()
+
+        @every(seconds=0.01)
+        def tick(self) -> None: ...
+
+    of_all, often, suspect = explain(Mixed)["warnings"]
+    assert of_all.startswith(f"{Mixed.__qualname__}.all_at_once is of ALL: every worker waits for it")
+    assert often.startswith(f"{Mixed.__qualname__}.tick runs 100 times a second")
+    assert "calls time.time(); use self.context.now" in suspect
 
 
 def commands_of(depends: Any) -> type[Service]:

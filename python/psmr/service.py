@@ -22,7 +22,7 @@ from psmr.errors import PsmrError, UsageError, of_file, raised_by_command
 from psmr.shapes import Shapes, hints_of
 from psmr.state import describer, finder
 
-__all__ = ["ALL", "NONE", "Declaration", "Service", "command", "every", "explain", "load", "name_of", "query", "schema_of"]
+__all__ = ["ALL", "NONE", "Declaration", "Service", "command", "every", "load", "name_of", "query", "schema_of"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -459,12 +459,3 @@ def _command_row(service: type[Service], one: Declaration, shapes: Shapes) -> tu
     told = keys if isinstance(keys, (str, list)) else "function"
     line = f"{one.name} {one.query} {[row[:2] for row in rows]} {told} -> {result}"
     return (one.name, one.query, rows, positional, keys, result), line
-
-
-def explain(service: type[Service]) -> dict[str, Any]:
-    """Return C-Dep and C-G of a service, as the extension does for its own."""
-    declared = list(service.declarations.values())
-    pairs = [(one, other) for at, one in enumerate(declared) for other in declared[at:]]
-    dependencies = [{"a": a.name, "b": b.name, "when": a.depends_on(b)} for a, b in pairs if a.depends_on(b) != "never"]
-    groups = [{"command": one.name, "groups": one.groups, "mode": one.mode} for one in declared]
-    return {"service": service.__name__, "c_dep": dependencies, "c_g": groups}

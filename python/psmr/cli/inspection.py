@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from psmr import _psmr
-from psmr import service as declared
+from psmr import _psmr, explanation
 from psmr import status as cluster_status
 from psmr.cli.options import connect_option, format_option
 from psmr.cli.tables import print_tables, table
 from psmr.errors import RuntimeFailure
+from psmr.service import load
 
 VERIFY_TIMEOUT_S = 60.0
 #: Of a line with names of commands, beside a matrix: both fit 80 columns.
@@ -84,9 +84,11 @@ def verify(address: str, output: str) -> None:
 def explain(service: str, output: str) -> None:
     """Show which commands of a service depend on each other (C-Dep), and the groups of each (C-G).
 
+    Of a class also what in its declarations and its source is likely to be a mistake.
+
     SERVICE is kv, or FILE:CLASS, such as bank.py:Bank, for a class of yours.
     """
-    answer = json.dumps(declared.explain(declared.load(service))) if ":" in service else _psmr.explain(service)
+    answer = json.dumps(explanation.explain(load(service))) if ":" in service else _psmr.explain(service)
     if output == "json":
         click.echo(answer)
         return
@@ -95,7 +97,7 @@ def explain(service: str, output: str) -> None:
     when = {(pair["a"], pair["b"]): pair["when"] for pair in explained["c_dep"]}
     # "same key" by its K: one letter, and one row for commands that depend on the same ones, keep the matrix within a terminal.
     marks = {mark: mark.split()[-1][0].upper() for mark in sorted(set(when.values()))}
-    legend = ", ".join(f"{letter}: {mark}" for mark, letter in marks.items())
+    legend = ", ".join(f"{letter}: {mark}" for mark, letter in marks.items()) + "; blank: they run in parallel"
     kinds: dict[tuple[str | None, ...], list[str]] = {}
     for a in commands:
         row = tuple(when.get((a, b), when.get((b, a))) for b in commands)
@@ -113,3 +115,5 @@ def explain(service: str, output: str) -> None:
     for entry in explained["c_g"]:
         groups.add_row(entry["command"], entry["groups"], entry["mode"])
     print_tables(dependencies, groups)
+    for warning in explained.get("warnings", []):
+        click.echo(f"warning: {warning}")
