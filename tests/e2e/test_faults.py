@@ -147,6 +147,24 @@ def test_a_paused_leader_answers_nothing_old(tmp_path: Path) -> None:
                         assert (length, answers.readline()) == (b"$3\r\n", b"new\r\n"), key
 
 
+def test_what_a_replica_answers_by_itself_comes_though_a_command_behind_it_does_not(tmp_path: Path) -> None:
+    with Local(tmp_path) as cluster:
+        paused = cluster.pids()[1:]
+        for pid in paused:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with socket.create_connection((ports.LOOPBACK, cluster.port), timeout=TIMEOUT_S) as connection:
+                answers = connection.makefile("rb")
+                connection.sendall(b"PING\r\nMULTI\r\nSET a 1\r\nEXEC\r\n")
+                assert [answers.readline() for _ in range(3)] == [b"+PONG\r\n", b"+OK\r\n", b"+QUEUED\r\n"]
+                for pid in paused:
+                    os.kill(pid, signal.SIGCONT)
+                assert [answers.readline() for _ in range(2)] == [b"*1\r\n", b"+OK\r\n"]
+        finally:
+            for pid in paused:
+                os.kill(pid, signal.SIGCONT)
+
+
 def write_until_acknowledged(port: int, key: str) -> None:
     """Write to a key, again if a leader was lost meanwhile."""
     deadline = time.monotonic() + TIMEOUT_S

@@ -32,6 +32,9 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// Replies wait this long for those of other requests that the client has sent already: they then leave together.
 pub const REPLY_WAIT_MAX: Duration = Duration::from_millis(1);
 
+/// What the gateway has answered by itself, such as QUEUED, waits so long for the service's replies to requests behind it.
+const ANSWER_WAIT_MAX: Duration = Duration::from_millis(10);
+
 /// Replies wait for no others when there are so many bytes of them.
 const REPLY_WAIT_BYTES_MAX: usize = 16 << 10;
 
@@ -65,6 +68,8 @@ pub struct Connection {
     written: usize,
     /// Since when replies wait for others.
     waits_since: Option<Instant>,
+    /// Replies of the service are among them.
+    has_replies: bool,
     pending: VecDeque<Place>,
     pending_bytes: usize,
     /// How many requests may be pending: one more with each small reply.
@@ -114,6 +119,7 @@ impl Connection {
             output: Vec::new(),
             written: 0,
             waits_since: None,
+            has_replies: false,
             pending: VecDeque::new(),
             pending_bytes: 0,
             pending_max: PENDING_MAX_FIRST,
@@ -255,6 +261,9 @@ impl Connection {
         let Some(place) = self.pending.get_mut(at).filter(|place| place.reply.is_none()) else { return };
         self.pending_bytes -= std::mem::take(&mut place.request_bytes) as usize;
         if at == 0 {
+            if !std::mem::replace(&mut self.has_replies, true) {
+                self.waits_since = None;
+            }
             write(&mut *self.gateway, place.tag, &mut self.output);
             self.pending.pop_front();
             self.first = self.first.wrapping_add(1);
@@ -285,11 +294,12 @@ impl Connection {
         let more_to_come = !self.pending.is_empty() && !self.closing && self.output.len() < REPLY_WAIT_BYTES_MAX;
         if more_to_come && !self.output.is_empty() {
             let since = *self.waits_since.get_or_insert_with(Instant::now);
-            if since.elapsed() < REPLY_WAIT_MAX {
+            if since.elapsed() < if self.has_replies { REPLY_WAIT_MAX } else { ANSWER_WAIT_MAX } {
                 return false;
             }
         }
         self.waits_since = None;
+        self.has_replies = false;
         self.write();
         true
     }
