@@ -440,6 +440,7 @@ def test_what_is_suspect_is_named_with_its_place(tmp_path: Path) -> None:
         ('SEEN.append(len(os.path.join("a",', "Service.other changes SEEN, outside of the instance"),
         ("return", "Service.other iterates over a set"),
         ("return", "Service.other calls random.choice()"),
+        ("return", "Service.other reads os.environ"),
         ("return", "helper calls uuid.uuid4()"),
     }
     assert all(one.commands == ["work"] for one in report.suspects)

@@ -196,6 +196,8 @@ class _Suspicions:
                     yield from ((one.iter, "iterates over a set", _SORT) for one in node.generators if self._is_set(one.iter))
                 elif isinstance(node, ast.For) and self._is_set(node.iter):
                     yield node.iter, "iterates over a set", _SORT
+                elif isinstance(node, ast.Subscript) and self._origin(node.value) == "os.environ":
+                    yield node, "reads os.environ", _OUTSIDE
                 elif isinstance(node, ast.Global):
                     yield node, f"changes {', '.join(node.names)}, outside of the instance", _GLOBAL
                 elif isinstance(node, (ast.Assign, ast.AugAssign, ast.Delete)):
