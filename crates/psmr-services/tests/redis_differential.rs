@@ -128,6 +128,8 @@ impl Pair {
     fn new() -> Pair {
         let mut redis = Redis::shared().connect();
         let id = redis.id();
+        // Another test may have left keys.
+        assert_eq!(redis.send(&request(&[b"FLUSHALL"]), 1).remove(0), b"+OK\r\n");
         Pair { redis, ours: Connection::new(id) }
     }
 
