@@ -176,7 +176,7 @@ struct State {
     executed: u64,
     chain: u64,
     cells: BTreeMap<u8, Cell>,
-    /// When the clock strikes next, and a mix of what all groups held whenever it did.
+    /// When the clock strikes next (0: when somebody has written), and a mix of what there was whenever it did.
     due_ms: u64,
     strikes: u64,
 }
@@ -250,9 +250,17 @@ impl Registers {
 
     /// Takes the next place for a write.
     fn place(&mut self, id: u64, now_ms: u64, seed: u64, value: u64) -> (GroupId, u64, u64) {
+        let shares_state = self.shares_state;
         let (executed, chain) = self.own(|state| {
             state.executed += 1;
             state.chain = mix(mix(mix(mix(state.chain, id), now_ms), seed), value);
+            if !shares_state {
+                // Whether the clock struck before shows here, and in all that follows.
+                state.chain = mix(state.chain, state.strikes);
+                if state.due_ms == 0 {
+                    state.due_ms = now_ms + 1 + id % STRIKE_MS;
+                }
+            }
             (state.executed, state.chain)
         });
         self.recorder.set_state(self.group, (executed, chain));
@@ -303,13 +311,25 @@ impl Partition for Registers {
         ReadOutcome::Done
     }
 
-    /// Where groups share their state, a clock strikes, and keeps what all of them hold then.
+    /// Where groups share their state, one clock strikes again and again, and keeps what all of them hold then. Otherwise each group
+    /// has its own, which strikes once some time after a write.
     fn due_ms(&self) -> Option<u64> {
-        (self.shares_state && self.group == GroupId(0)).then(|| self.own(|state| state.due_ms))
+        match self.shares_state {
+            true => (self.group == GroupId(0)).then(|| self.own(|state| state.due_ms)),
+            false => Some(self.own(|state| state.due_ms)).filter(|due_ms| *due_ms > 0),
+        }
     }
 
     fn on_time(&mut self, context: &Context) {
-        if self.due_ms().is_some_and(|due_ms| due_ms <= context.now_ms) {
+        if self.due_ms().is_none_or(|due_ms| due_ms > context.now_ms) {
+            return;
+        }
+        if !self.shares_state {
+            self.own(|state| {
+                state.strikes = mix(mix(state.strikes, context.now_ms), state.chain);
+                state.due_ms = 0;
+            });
+        } else {
             let mut states = self.states.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let strikes = mix(states[0].strikes, context.now_ms);
             states[0].strikes = states.iter().fold(strikes, |strikes, state| mix(strikes, state.chain));
