@@ -150,7 +150,9 @@ impl World {
             self.after(at_ms * 1_000, Event::Fault(at));
         }
         let orphans_ms = if self.plan.gives_up() { ORPHAN_WAIT_MS } else { 0 };
-        let deadline_us = (self.plan.horizon_ms + LIVENESS_MS + orphans_ms) * 1_000;
+        // Where runs are long, a group has one for each operation, and one worker has them all, that is not soon over.
+        let runs_us = (self.plan.operations * self.plan.groups / self.plan.workers) as u64 * self.plan.run_us_max;
+        let deadline_us = (self.plan.horizon_ms + LIVENESS_MS + orphans_ms) * 1_000 + runs_us;
         while let Some(due) = self.queue.pop() {
             self.now_us = due.at_us;
             if self.now_us > deadline_us {
