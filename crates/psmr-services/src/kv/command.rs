@@ -298,7 +298,7 @@ pub fn is_brief(bytes: &[u8]) -> bool {
             _ => false,
         },
         Some(&TRANSACTION) if bytes.len() <= BRIEF_BYTES_MAX => {
-            Transaction::decode(&bytes[1..]).is_some_and(|transaction| transaction.steps().all(|step| is_brief(step.command)))
+            Transaction::are_all_steps(&bytes[1..], |command| !is_transaction(command) && is_brief(command))
         }
         _ => false,
     }

@@ -202,7 +202,7 @@ fn transact(
     out: &mut Vec<u8>,
 ) -> Result<(), KvError> {
     let gamma = handles.gamma();
-    if transaction.steps().filter_map(|step| step.group).any(|group| !gamma.contains(group)) {
+    if !transaction.groups().is_subset(gamma) {
         return Err(KvError::OutsideGamma);
     }
     for (key, version) in transaction.watched() {

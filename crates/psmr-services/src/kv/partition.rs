@@ -5,7 +5,7 @@ use super::command::{ExpireIf, Expiry, Items, Operation, SetIf, Then};
 use super::place::{hash_of, place_of};
 use super::reply::{KvError, WriteReply};
 use super::store::Store;
-use super::transaction::{Step, Transaction};
+use super::transaction::Transaction;
 use super::{snapshot, whole, Cursor, Totals, VALUE_BYTES_MAX};
 use crate::glob;
 use psmr_core::command::GroupId;
@@ -171,8 +171,7 @@ impl KvPartition {
 
     /// Executes the steps one after the other, each as if it were alone, if no watched key has changed.
     fn transact(&mut self, transaction: &Transaction<'_>, read: bool, now_ms: u64, out: &mut Vec<u8>) {
-        let is_ours = |step: Step<'_>| step.group == Some(self.group);
-        if self.check_keys(transaction.watched().map(|(key, _)| key)).is_err() || !transaction.steps().all(is_ours) {
+        if self.check_keys(transaction.watched().map(|(key, _)| key)).is_err() || !transaction.is_of(self.group) {
             return out.error(KvError::OutsideGamma);
         }
         if transaction.watched().any(|(key, version)| self.version(key, now_ms) != version) {

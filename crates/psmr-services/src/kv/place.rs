@@ -1,12 +1,12 @@
 //! Where a key is: its slot decides its group, its hash decides its place within the group.
 
-use psmr_core::routing::{slot_of, SLOTS};
+use psmr_core::routing::SLOTS;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A key's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// See [`slot_of`].
+    /// See [`psmr_core::routing::slot_of`].
     pub slot: u16,
     /// A hash of the whole key: keys of a group are ordered by it. It is part of the format of cursors and snapshots.
     pub hash: u64,
@@ -22,16 +22,22 @@ pub fn hash_of(key: &[u8]) -> u64 {
 #[inline]
 pub fn place_of(key: &[u8]) -> Place {
     let hash = hash_of(key);
-    let slot = match memchr::memchr(b'{', key) {
-        None => (hash % SLOTS as u64) as u16,
-        Some(_) => slot_of(key),
-    };
-    Place { slot, hash }
+    let decides = tag_of(key).map_or(hash, hash_of);
+    Place { slot: (decides % SLOTS as u64) as u16, hash }
+}
+
+/// What is between the first `{` and the first `}` after it, unless that is nothing.
+#[inline]
+fn tag_of(key: &[u8]) -> Option<&[u8]> {
+    let rest = &key[memchr::memchr(b'{', key)? + 1..];
+    let close = memchr::memchr(b'}', rest).filter(|close| *close > 0)?;
+    Some(&rest[..close])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use psmr_core::routing::slot_of;
 
     #[test]
     fn the_slot_is_that_of_routing() {

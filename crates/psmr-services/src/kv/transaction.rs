@@ -7,7 +7,7 @@
 //! Lengths and counts as in `command`.
 
 use super::command::{self, push_string, push_varint, split_string, split_varint, Operation};
-use psmr_core::command::{GroupId, GroupSet};
+use psmr_core::command::{GroupId, GroupSet, GROUPS_MAX};
 
 /// Stands for the groups of a step that is over several.
 const SEVERAL: u8 = u8::MAX;
@@ -25,6 +25,10 @@ pub struct Transaction<'a> {
     watched: &'a [u8],
     step_count: usize,
     steps: &'a [u8],
+    /// The groups of the steps that have one.
+    groups: GroupSet,
+    /// There are steps over several.
+    has_several: bool,
 }
 
 /// One command of a transaction.
@@ -45,15 +49,50 @@ impl<'a> Transaction<'a> {
             steps = split_watched(steps)?.1;
         }
         let (mut rest, mut step_count) = (steps, 0);
+        let (mut groups, mut has_several) = (GroupSet::EMPTY, false);
         while !rest.is_empty() {
             let (step, after) = split_step(rest)?;
             if command::is_transaction(step.command) {
                 return None;
             }
+            match step.group {
+                Some(group) if group.index() < GROUPS_MAX => groups.insert(group),
+                Some(_) => return None,
+                None => has_several = true,
+            }
             step_count += 1;
             rest = after;
         }
-        Some(Transaction { watched_count: watched_count as usize, watched, step_count, steps })
+        Some(Transaction { watched_count: watched_count as usize, watched, step_count, steps, groups, has_several })
+    }
+
+    /// Whether all of `bytes` is a transaction whose steps are such, so far as can be told without decoding them.
+    pub fn are_all_steps(bytes: &'a [u8], mut is_such: impl FnMut(&'a [u8]) -> bool) -> bool {
+        let watched = || {
+            let (count, mut rest) = split_varint(bytes)?;
+            for _ in 0..count {
+                rest = split_watched(rest)?.1;
+            }
+            Some(rest)
+        };
+        let Some(mut rest) = watched() else { return false };
+        while !rest.is_empty() {
+            match split_step(rest) {
+                Some((step, after)) if is_such(step.command) => rest = after,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// The groups of the steps that have one.
+    pub fn groups(&self) -> GroupSet {
+        self.groups
+    }
+
+    /// Whether all steps are in this group alone.
+    pub fn is_of(&self, group: GroupId) -> bool {
+        !self.has_several && self.groups.is_subset(GroupSet::one(group))
     }
 
     /// How many steps there are.

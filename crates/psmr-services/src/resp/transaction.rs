@@ -25,6 +25,10 @@ const STEPS_BYTES_MAX: usize = COMMAND_BYTES_MAX - WATCH_BYTES_MAX - 64;
 /// The most requests of a transaction.
 const STEPS_MAX: usize = 1 << 20;
 
+/// What a transaction has room for at once, so that a usual one does not grow.
+const STEPS_BYTES_FIRST: usize = 256;
+const STEPS_FIRST: usize = 8;
+
 /// Marks the tags of this module. The table has too few commands for it to be in another one.
 const OWN_TAG: u32 = 1 << 31;
 
@@ -161,7 +165,8 @@ pub fn multi(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
     if gateway.transactions.is_open() {
         return gateway.answer_error(sink, b"ERR MULTI calls can not be nested");
     }
-    gateway.transactions.open = Some(Open::default());
+    let (steps, items) = (Vec::with_capacity(STEPS_BYTES_FIRST), Vec::with_capacity(STEPS_FIRST));
+    gateway.transactions.open = Some(Open { steps, items, ..Open::default() });
     gateway.answer(sink, |writer| writer.simple("OK"));
 }
 
