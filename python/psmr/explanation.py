@@ -10,6 +10,9 @@ from psmr.suspects import suspects_of
 
 __all__ = ["explain"]
 
+#: A timer that runs more often than so stops all others noticeably.
+_OFTEN_MS = 100
+
 
 def explain(service: type[Service]) -> dict[str, Any]:
     """Return C-Dep and C-G of a service, as the extension does for its own, and warnings."""
@@ -34,7 +37,3 @@ def _warnings(service: type[Service]) -> Iterator[str]:
             yield f"{name}.{timer} runs {1000 / period_ms:g} times a second, and nothing else while it does"
     for suspect in suspects_of(service):
         yield f"{suspect.place}: {suspect.what}; {suspect.remedy}"
-
-
-#: A timer that runs more often than so stops all others noticeably.
-_OFTEN_MS = 100

@@ -38,10 +38,13 @@ class Watch:
     memory_limit: int | None = None
     skipped: tuple[int, ...] = ()
 
-    def options(self, service: str) -> tuple[str, ...]:
-        """Return them as options of `psmr serve`. Raises UsageError if they are not for such a service."""
+    def check(self, service: str) -> None:
+        """Raise UsageError if there is something in it that is not for this service."""
         if service in SERVICES and (self.memory_limit is not None or self.skipped):
             raise UsageError(f"--memory-limit and --skip are for services in Python, not for {service}")
+
+    def options(self) -> tuple[str, ...]:
+        """Return them as options of `psmr serve`."""
         limit = () if self.memory_limit is None else ("--memory-limit", str(self.memory_limit))
         skips = (text for id_ in self.skipped for text in ("--skip", str(id_)))
         return ("--slow-after", str(self.slow_after_s), "--compare-every", str(self.compare_every_s), *limit, *skips)

@@ -67,9 +67,11 @@ def local(
         if maxmemory or enable_debug:
             raise click.UsageError("--maxmemory and --enable-debug are for kv, which Redis clients talk to.")
         schema_of(load(service))
-    watched = watch.options(service)
+    watch.check(service)
     layout = Layout(service, replicas, groups, streams, durability)
-    options = Options(layout, workers, threads, port, data, metrics, ready_file, restart, maxmemory or 0, enable_debug, watched)
+    options = Options(
+        layout, workers, threads, port, data, metrics, ready_file, restart, maxmemory or 0, enable_debug, watch.options()
+    )
     cluster = LocalCluster(options, report)
     signal.signal(signal.SIGINT, lambda *_: cluster.request_stop())
     signal.signal(signal.SIGTERM, lambda *_: cluster.request_stop())

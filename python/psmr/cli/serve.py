@@ -25,7 +25,7 @@ from psmr.watch import SlowCommands, StateComparison, Watch
 @click.option("--lifeline-fd", type=click.IntRange(0), hidden=True, help="End when the other end of this pipe is closed.")
 def serve(service: str, path: Path, watch: Watch, lifeline_fd: int | None) -> None:
     """Run one replica of a cluster, until Ctrl-C."""
-    watch.options(service)
+    watch.check(service)
     terminate_as_interrupt()
     with contextlib.suppress(KeyboardInterrupt):
         settings = replace(Config.load(service, path), lifeline_fd=lifeline_fd)

@@ -1,6 +1,6 @@
 //! Where a key is: its slot decides its group, its hash decides its place within the group.
 
-use psmr_core::routing::SLOTS;
+use psmr_core::routing::{tag_of, SLOTS};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A key's place.
@@ -24,14 +24,6 @@ pub fn place_of(key: &[u8]) -> Place {
     let hash = hash_of(key);
     let decides = tag_of(key).map_or(hash, hash_of);
     Place { slot: (decides % SLOTS as u64) as u16, hash }
-}
-
-/// What is between the first `{` and the first `}` after it, unless that is nothing.
-#[inline]
-fn tag_of(key: &[u8]) -> Option<&[u8]> {
-    let rest = &key[memchr::memchr(b'{', key)? + 1..];
-    let close = memchr::memchr(b'}', rest).filter(|close| *close > 0)?;
-    Some(&rest[..close])
 }
 
 #[cfg(test)]

@@ -43,11 +43,7 @@ pub struct Step<'a> {
 impl<'a> Transaction<'a> {
     /// The transaction that all of `bytes` is. None is within another one.
     pub fn decode(bytes: &'a [u8]) -> Option<Transaction<'a>> {
-        let (watched_count, watched) = split_varint(bytes)?;
-        let mut steps = watched;
-        for _ in 0..watched_count {
-            steps = split_watched(steps)?.1;
-        }
+        let (watched_count, watched, steps) = split_parts(bytes)?;
         let (mut rest, mut step_count) = (steps, 0);
         let (mut groups, mut has_several) = (GroupSet::EMPTY, false);
         while !rest.is_empty() {
@@ -63,19 +59,12 @@ impl<'a> Transaction<'a> {
             step_count += 1;
             rest = after;
         }
-        Some(Transaction { watched_count: watched_count as usize, watched, step_count, steps, groups, has_several })
+        Some(Transaction { watched_count, watched, step_count, steps, groups, has_several })
     }
 
     /// Whether all of `bytes` is a transaction whose steps are such, so far as can be told without decoding them.
     pub fn are_all_steps(bytes: &'a [u8], mut is_such: impl FnMut(&'a [u8]) -> bool) -> bool {
-        let watched = || {
-            let (count, mut rest) = split_varint(bytes)?;
-            for _ in 0..count {
-                rest = split_watched(rest)?.1;
-            }
-            Some(rest)
-        };
-        let Some(mut rest) = watched() else { return false };
+        let Some((_, _, mut rest)) = split_parts(bytes) else { return false };
         while !rest.is_empty() {
             match split_step(rest) {
                 Some((step, after)) if is_such(step.command) => rest = after,
@@ -134,6 +123,16 @@ impl<'a> Transaction<'a> {
 
 /// A key and the version that it must have.
 type Watched<'a> = (&'a [u8], u64);
+
+/// How many keys are watched, their bytes and all that follows, and the steps' bytes alone.
+fn split_parts(bytes: &[u8]) -> Option<(usize, &[u8], &[u8])> {
+    let (count, watched) = split_varint(bytes)?;
+    let mut steps = watched;
+    for _ in 0..count {
+        steps = split_watched(steps)?.1;
+    }
+    Some((count as usize, watched, steps))
+}
 
 fn split_watched(bytes: &[u8]) -> Option<(Watched<'_>, &[u8])> {
     let (key, rest) = split_string(bytes)?;
