@@ -32,11 +32,14 @@ def redis_server(home: Path) -> Iterator[redis.Redis]:
     home.mkdir(parents=True, exist_ok=True)
     port = consecutive_ports(1)
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(home), "--save", "", "--appendonly", "no"]
+    command += ["--enable-debug-command", "local"]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         with redis.Redis(port=port) as client:
             wait_until(lambda: _answers(client), 20, f"redis-server answers, see {home / 'log'}")
+            # What has expired stays until somebody asks for it, and so is in what is saved, however long that takes.
+            client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
             yield client
     finally:
         process.kill()
