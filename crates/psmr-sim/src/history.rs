@@ -5,7 +5,7 @@ use crate::random::{Purpose, Random};
 use crate::service::{Key, Reply, Request};
 use psmr_core::client::ConnectionOrder;
 use psmr_core::command::{GroupId, GroupSet, ReplicaId};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How a command is issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +93,11 @@ pub struct History {
     registers: u64,
     /// Percentages of writes, multi-group commands, and timed reads.
     mix: [u64; 3],
+    /// Decides which writes are conditional; how many are, in percent.
+    conditions: Random,
+    conditional: u64,
+    /// The last version of each register that a client was told.
+    versions: BTreeMap<Key, u64>,
 }
 
 impl History {
@@ -101,7 +106,10 @@ impl History {
         let mut random = Random::new(plan.seed, Purpose::Workload);
         let mix = [random.within(30..=90), random.within(10..=60), random.within(0..=50)];
         let (groups, registers) = (plan.groups as u64, u64::from(plan.registers));
-        History { operations: Vec::new(), connections: Vec::new(), open: 0, random, groups, registers, mix }
+        let mut conditions = Random::new(plan.seed, Purpose::Conditions);
+        let (operations, connections, versions) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let conditional = conditions.within(0..=60);
+        History { operations, connections, open: 0, random, groups, registers, mix, conditions, conditional, versions }
     }
 
     /// The randomness of clients.
@@ -121,12 +129,19 @@ impl History {
         let id = self.operations.len();
         let (kind, keys) = self.draw();
         let timed = kind == Kind::Read && self.random.chance(self.mix[2]);
-        let request = Request { id: id as u64, timed, keys };
+        let is_conditional = kind == Kind::Write && self.conditions.chance(self.conditional);
+        let expected = is_conditional.then(|| keys.iter().map(|key| self.version(key)).collect());
+        let request = Request { id: id as u64, timed, keys, expected };
         let (outcome, parts) = (Outcome::Pending, Vec::new());
         self.operations.push(Operation { request, kind, connection, invoked_us: now_us, ended_us: 0, outcome, parts });
         self.connections[connection].waiting.push_back(id);
         self.connections[connection].open += 1;
         self.open += 1;
+    }
+
+    /// What a client would watch: the version that was told last, which others may have changed since.
+    fn version(&self, key: &Key) -> u64 {
+        self.versions.get(key).copied().unwrap_or(0)
     }
 
     fn draw(&mut self) -> (Kind, Vec<Key>) {
@@ -162,6 +177,11 @@ impl History {
             return false;
         }
         (operation.outcome, operation.ended_us) = (outcome, now_us);
+        if let Outcome::Replied(reply) = &operation.outcome {
+            let changed = u64::from(operation.kind == Kind::Write && operation.request.applies(&reply.cells));
+            let told = operation.request.keys.iter().copied().zip(reply.cells.iter().map(|cell| cell.version + changed));
+            self.versions.extend(told);
+        }
         self.connections[operation.connection].open -= 1;
         self.open -= 1;
         true

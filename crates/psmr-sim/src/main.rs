@@ -89,9 +89,12 @@ fn run(options: &Options, range: Range<u64>) -> ExitCode {
         with(Report::is_rich)
     );
     println!(
-        "operations answered {}, of unknown outcome {}; checkpoints {}, installed from a peer {}; rejoined {}; simulated {} s",
+        "operations answered {}, of unknown outcome {}; conditional writes that took place {}, that were too late {}; \
+         checkpoints {}, installed from a peer {}; rejoined {}; simulated {} s",
         sum(|r| r.answered),
         sum(|r| r.unknown),
+        sum(|r| r.conditional[1]),
+        sum(|r| r.conditional[0]),
         sum(|r| r.checkpoints),
         sum(|r| r.installs),
         sum(|r| r.rejoined),

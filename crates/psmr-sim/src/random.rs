@@ -22,6 +22,8 @@ pub enum Purpose {
     Disk = 4,
     /// Which group runs when, and when a replica has its turn.
     Schedule = 5,
+    /// Which writes are conditional, and on what.
+    Conditions = 6,
 }
 
 impl Random {

@@ -2,7 +2,7 @@
 //! that was there before, and its reply shows that, so that any two executions that differ are told apart.
 //!
 //! ```text
-//! payload = id u64, flags u8, count u8, (group u8, index u8) per key
+//! payload = id u64, flags u8, count u8, (group u8, index u8) per key, version u64 per key if it is conditional
 //! reply   = now_ms u64, groups u8, (group u8, position u64) per group, (version u64, value u64) per key
 //! ```
 
@@ -20,6 +20,9 @@ const STRIKE_MS: u64 = 500;
 
 /// The read depends on the group's clock.
 const FLAG_TIMED: u8 = 1;
+
+/// The write depends on versions.
+const FLAG_CONDITIONAL: u8 = 2;
 
 /// A register: the group that it is in, and which one of that group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +51,8 @@ pub struct Request {
     pub timed: bool,
     /// What it touches.
     pub keys: Vec<Key>,
+    /// The write takes place only if the registers have these versions.
+    pub expected: Option<Vec<u64>>,
 }
 
 /// What a request was answered.
@@ -67,28 +72,37 @@ impl Request {
         self.keys.iter().map(|key| key.group).collect()
     }
 
+    /// Whether the write takes place where this is in its registers.
+    pub fn applies(&self, cells: &[Cell]) -> bool {
+        let is_as_before = |expected: &Vec<u64>| expected.iter().eq(cells.iter().map(|cell| &cell.version));
+        self.expected.as_ref().is_none_or(is_as_before)
+    }
+
     /// The bytes that are multicast.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.u64(self.id);
-        out.u8(if self.timed { FLAG_TIMED } else { 0 });
+        out.u8(if self.timed { FLAG_TIMED } else { 0 } | if self.expected.is_some() { FLAG_CONDITIONAL } else { 0 });
         out.u8(self.keys.len() as u8);
         for key in &self.keys {
             out.u8(key.group.0);
             out.u8(key.index);
         }
+        self.expected.iter().flatten().for_each(|version| out.u64(*version));
         out
     }
 
     fn decode(payload: &[u8]) -> Result<Request, Malformed> {
         let mut reader = Reader::new(Bytes::copy_from_slice(payload));
         let id = reader.u64("id")?;
-        let timed = reader.u8("flags")? & FLAG_TIMED != 0;
+        let flags = reader.u8("flags")?;
         let mut keys = Vec::new();
         for _ in 0..reader.u8("key count")? {
             keys.push(Key { group: GroupId(reader.u8("group")?), index: reader.u8("index")? });
         }
-        Ok(Request { id, timed, keys })
+        let is_conditional = flags & FLAG_CONDITIONAL != 0;
+        let expected = is_conditional.then(|| keys.iter().map(|_| reader.u64("version")).collect()).transpose()?;
+        Ok(Request { id, timed: flags & FLAG_TIMED != 0, keys, expected })
     }
 }
 
@@ -132,7 +146,7 @@ pub struct Executed {
     pub now_ms: u64,
     /// Per group of γ: the group's place for it (from 1), and the group's history up to it, hashed.
     pub places: Vec<(GroupId, u64, u64)>,
-    /// What it wrote.
+    /// What it wrote: nothing, if it is conditional and was too late.
     pub written: Vec<(Key, Cell)>,
 }
 
@@ -249,11 +263,11 @@ impl Registers {
     }
 
     /// Takes the next place for a write.
-    fn place(&mut self, id: u64, now_ms: u64, seed: u64, value: u64) -> (GroupId, u64, u64) {
+    fn place(&mut self, id: u64, now_ms: u64, seed: u64, value: Option<u64>) -> (GroupId, u64, u64) {
         let shares_state = self.shares_state;
         let (executed, chain) = self.own(|state| {
             state.executed += 1;
-            state.chain = mix(mix(mix(mix(state.chain, id), now_ms), seed), value);
+            state.chain = mix(mix(mix(mix(state.chain, id), now_ms), seed), value.unwrap_or(0));
             if !shares_state {
                 // Whether the clock struck before shows here, and in all that follows.
                 state.chain = mix(state.chain, state.strikes);
@@ -269,8 +283,8 @@ impl Registers {
 
     fn write(&mut self, request: &Request, seed: u64, context: &Context) -> Reply {
         let cells: Vec<Cell> = request.keys.iter().map(|key| self.cell(*key)).collect();
-        let value = value_of(request.id, &cells);
-        let written = request.keys.iter().map(|key| self.set(*key, value)).collect();
+        let value = value_of(request, &cells);
+        let written = value.map_or(Vec::new(), |value| request.keys.iter().map(|key| self.set(*key, value)).collect());
         let place = self.place(request.id, context.now_ms, seed, value);
         let executed = Executed { id: request.id, now_ms: context.now_ms, places: vec![place], written };
         self.recorder.records().executed.push(executed);
@@ -283,8 +297,10 @@ impl Registers {
     }
 }
 
-fn value_of(id: u64, before: &[Cell]) -> u64 {
-    before.iter().fold(mix(1, id), |hash, cell| mix(mix(hash, cell.version), cell.value))
+/// What a write puts in all its registers; `None`: it does not take place.
+fn value_of(request: &Request, before: &[Cell]) -> Option<u64> {
+    let value = || before.iter().fold(mix(1, request.id), |hash, cell| mix(mix(hash, cell.version), cell.value));
+    request.applies(before).then(value)
 }
 
 fn request(payload: &[u8]) -> Request {
@@ -405,8 +421,9 @@ impl Service for RegisterService {
         let places = if command.read {
             gamma.iter().map(|group| (group, registers(handles, group).executed())).collect()
         } else {
-            let value = value_of(request.id, &cells);
-            let written = request.keys.iter().map(|key| registers(handles, key.group).set(*key, value)).collect();
+            let value = value_of(&request, &cells);
+            let mut set = |key: &Key, value| registers(handles, key.group).set(*key, value);
+            let written = value.map_or(Vec::new(), |value| request.keys.iter().map(|key| set(key, value)).collect());
             let places: Vec<(GroupId, u64, u64)> = gamma
                 .iter()
                 .map(|group| registers(handles, group).place(request.id, context.now_ms, command.seed, value))

@@ -25,6 +25,7 @@ fn three_hundred_seeds_hold_and_most_go_through_trouble() {
     assert!(sum(|r| r.checkpoints) > 300, "replicas take checkpoints");
     assert!(sum(|r| r.installs) > 30, "replicas that lag get checkpoints of their peers");
     assert!(sum(|r| r.rejoined) > 50, "replicas that lose their memory become full members again");
+    assert!(sum(|r| r.conditional[0]).min(sum(|r| r.conditional[1])) > 1000, "conditional writes take place, and are too late");
     assert!(sum(|r| r.answered) > 100 * sum(|r| r.unknown), "nearly all operations of replicas that live are answered");
 }
 

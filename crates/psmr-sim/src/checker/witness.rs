@@ -125,6 +125,13 @@ impl Witness {
             if there != *cell {
                 return Err(format!("operation {id} saw {cell:?} in {key:?} at place {place}, there was {there:?}"));
             }
+            let changed = self.cell_at(*key, place).version.wrapping_sub(there.version);
+            if write == 1 && changed != u64::from(operation.request.applies(&reply.cells)) {
+                let expected = &operation.request.expected;
+                return Err(format!(
+                    "write {id} on versions {expected:?} changed {key:?} {changed} times, where it saw {there:?}"
+                ));
+            }
         }
         Ok(())
     }

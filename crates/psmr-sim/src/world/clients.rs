@@ -116,6 +116,9 @@ impl World {
                     .any(|g| g.index() % self.plan.streams != gamma.lowest().map_or(0, |l| l.index()) % self.plan.streams)
         };
         self.report.cross_commands += u64::from(crosses);
+        if operation.request.expected.is_some() {
+            self.report.conditional[usize::from(operation.request.applies(&reply.cells))] += 1;
+        }
         self.report.answered += u64::from(self.history.end(id, Outcome::Replied(reply), self.now_us));
         Ok(())
     }

@@ -45,6 +45,8 @@ pub struct Report {
     pub crashes: u64,
     /// Commands that went through the cross log and were answered.
     pub cross_commands: u64,
+    /// Writes that depended on versions: those that were too late, and those that took place.
+    pub conditional: [u64; 2],
     /// Operations that were answered.
     pub answered: u64,
     /// Operations whose outcome nobody knows.
