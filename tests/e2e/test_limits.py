@@ -303,11 +303,36 @@ def test_a_replica_over_its_memory_takes_what_needs_none(tmp_path: Path) -> None
         since = time.monotonic()
         assert client.execute_command("DEBUG", "SLEEP", "0.3")
         assert time.monotonic() - since >= 0.3
+        with psmr.connect(f"127.0.0.1:{local.port}", "kv") as kv:
+            wait_until(lambda: _is_refused(kv), 10, "a native client has heard of it")
+            with pytest.raises(psmr.CommandError, match="used memory > 'maxmemory'"):
+                kv.incr("k")
+            assert (kv.get("other"), kv.delete("other")) == (None, 0)
 
 
-def _is_refused(client: redis.Redis) -> bool:
+@pytest.mark.parametrize("durability", ["memory", "fsync"])
+def test_what_was_deleted_makes_room_again(tmp_path: Path, durability: str) -> None:
+    """It took for ever: neither the log nor the allocator let go of anything while nothing new came."""
+    with (
+        Local(tmp_path, "--durability", durability, "--maxmemory", "200mb", replicas=1) as local,
+        psmr.connect(f"127.0.0.1:{local.port}", "kv") as kv,
+        redis.Redis(port=local.port) as client,
+    ):
+        value = "v" * (1 << 20)
+        count = 0
+        while not _is_refused(kv, value, f"k{count}"):
+            count += 1
+            assert count < 2000, "it is refused some time"
+        assert kv.get("k0") == value.encode()
+        for at in range(count):
+            kv.delete(f"k{at}")
+        wait_until(lambda: not _is_refused(client), 60, "there is room again")
+        wait_until(lambda: not _is_refused(kv), 10, "a native client has heard of it")
+
+
+def _is_refused(client: redis.Redis | psmr.KeyValue, value: str = "1", key: str = "k") -> bool:
     try:
-        client.set("k", 1)
-    except redis.exceptions.OutOfMemoryError:
+        client.set(key, value)
+    except (redis.exceptions.OutOfMemoryError, psmr.CommandError):
         return True
     return False

@@ -108,7 +108,6 @@ pub struct Clients {
     batches: Vec<Input>,
     inputs: Vec<ClientInput>,
     next_clock: Instant,
-    is_out_of_memory: bool,
     room: Arc<ReplyRoom>,
     /// Reads that are held may have room now.
     has_room_again: bool,
@@ -134,6 +133,7 @@ impl Clients {
             welcome: parts.welcome.clone(),
             sessions: HashMap::new(),
             superseded: Vec::new(),
+            is_out_of_memory: false,
         };
         Ok(Clients {
             parts,
@@ -150,7 +150,6 @@ impl Clients {
             batches: Vec::new(),
             inputs: Vec::new(),
             next_clock: Instant::now(),
-            is_out_of_memory: false,
             room,
             has_room_again: false,
         })
@@ -200,7 +199,9 @@ impl Clients {
         }
         let now = Instant::now();
         if now >= self.next_clock {
-            let is_idle = self.parts.proxy.outstanding() == 0;
+            let is_limited = self.parts.node.memory_bytes_max > 0;
+            let is_watched = is_limited && !self.native.sessions.is_empty();
+            let is_idle = self.parts.proxy.outstanding() == 0 && !is_watched;
             self.next_clock = now + if is_idle { CLOCK_IDLE } else { CLOCK };
             self.on_clock();
         }
@@ -435,15 +436,18 @@ impl Clients {
                 connection.on_failure(token as u32, Failure::Unknown);
             }
         });
+        let most = self.parts.node.memory_bytes_max;
+        let is_out_of_memory = most > 0 && crate::usage::used(0).is_some_and(|usage| usage.memory_bytes > most);
+        if std::mem::replace(&mut self.native.is_out_of_memory, is_out_of_memory) != is_out_of_memory {
+            self.parts.consensus.post(Input::Memory { is_out: is_out_of_memory });
+        }
         for at in 0..self.seats.len() {
             if let Seat::Native(native) = &mut self.seats[at] {
-                if native.tell_addresses(&self.parts.addresses) {
+                if native.tell_addresses(&self.parts.addresses) | native.tell_memory(is_out_of_memory) {
                     self.touch(at);
                 }
             }
         }
-        let most = self.parts.node.memory_bytes_max;
-        self.is_out_of_memory = most > 0 && crate::usage::used(0).is_some_and(|usage| usage.memory_bytes > most);
         let listed = self.seats.iter().filter_map(|seat| match seat {
             Seat::Client(connection) => Some(connection.info()),
             _ => None,
@@ -455,7 +459,7 @@ impl Clients {
     fn work_client(&mut self, at: usize) {
         // Their ids begin after 1.
         let connections = self.next_id - 1;
-        let is_out_of_memory = self.is_out_of_memory;
+        let is_out_of_memory = self.native.is_out_of_memory;
         let Seat::Client(connection) = &mut self.seats[at] else { return };
         let Parts { proxy, node, directory, addresses, .. } = &mut self.parts;
         let clients = || directory.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -43,6 +43,8 @@ pub enum Input {
     HeldReads,
     /// Something changed that a turn looks at.
     Turn,
+    /// The replica has, or no longer has, more memory than it may.
+    Memory { is_out: bool },
     /// Writes up to this turn are durable.
     Persisted(u64),
     /// A group's part of a checkpoint.
@@ -299,6 +301,7 @@ impl ConsensusThread {
                 self.parts.workers.schedule(reading);
             }
             Input::Turn | Input::Stop => {}
+            Input::Memory { is_out } => self.parts.order.set_short_of_memory(is_out),
             Input::Persisted(turn) => self.parts.order.on_persisted(turn),
             Input::Snapshot { cut, group, bytes } => self.on_snapshot(cut, group, bytes),
             Input::NoSnapshot { cut, why } => {
@@ -394,6 +397,7 @@ impl ConsensusThread {
         }
         let Some(parts) = self.snapshots.remove(&cut) else { return };
         let groups: Vec<Bytes> = parts.into_values().map(Bytes::from).collect();
+        self.parts.order.set_state_bytes(groups.iter().map(Bytes::len).sum());
         let stream_next = checkpoints::stream_positions(&self.parts.engine.topology, &groups);
         let Some(positions) = self.parts.order.positions(cut, &stream_next) else { return };
         for shipment in self.shipments.iter_mut().filter(|s| s.waits()) {
@@ -446,11 +450,13 @@ impl ConsensusThread {
         // Groups that are past the cut now will never add to what was gathered before it.
         self.snapshots.retain(|gathered, _| *gathered > cut);
         let mut output = Output::new(self.parts.router.clone());
+        let state_bytes = groups.iter().map(Bytes::len).sum();
         self.parts.workers.pause();
         for (group, bytes) in self.parts.engine.topology.all().iter().zip(groups) {
             self.parts.engine.restore(group, cut, bytes, &mut output)?;
         }
         self.parts.order.on_checkpoint_installed(cut, positions);
+        self.parts.order.set_state_bytes(state_bytes);
         self.parts.workers.resume();
         self.parts.workers.schedule(output.ready);
         output.hand_on();

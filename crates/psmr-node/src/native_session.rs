@@ -62,6 +62,8 @@ pub struct NativeParts {
     pub sessions: HashMap<SessionId, usize>,
     /// Connections whose session went to another one: they are to be ended.
     pub superseded: Vec<usize>,
+    /// Whether the replica has more memory than it may.
+    pub is_out_of_memory: bool,
 }
 
 /// The time that expiries count in, as far as this replica knows.
@@ -95,6 +97,8 @@ pub struct NativeConnection {
     reads_outstanding: usize,
     /// The version of the addresses that the client knows.
     addresses_version: u64,
+    /// Whether the client knows that the replica has more memory than it may.
+    knows_of_memory: bool,
     /// The last words are in the output.
     is_refused: bool,
 }
@@ -114,6 +118,7 @@ impl NativeConnection {
             readable: false,
             reads_outstanding: 0,
             addresses_version: 0,
+            knows_of_memory: false,
             is_refused: false,
         }
     }
@@ -168,6 +173,16 @@ impl NativeConnection {
         if is_news {
             self.addresses_version = version;
             FromReplica::Addresses(addresses.entries()).write(&mut self.output);
+        }
+        is_news
+    }
+
+    /// Tells the client whether the replica has more memory than it may, if that is news; true if so.
+    pub fn tell_memory(&mut self, is_out: bool) -> bool {
+        let is_news = self.session().is_some() && self.knows_of_memory != is_out;
+        if is_news {
+            self.knows_of_memory = is_out;
+            FromReplica::Memory { is_out }.write(&mut self.output);
         }
         is_news
     }
@@ -343,6 +358,7 @@ impl NativeConnection {
         let welcome =
             Welcome { time_ms: log_time_ms(&parts.engine), addresses: parts.addresses.entries(), ..parts.welcome.clone() };
         FromReplica::Welcome(Box::new(welcome)).write(&mut self.output);
+        self.tell_memory(parts.is_out_of_memory);
     }
 
     fn put_reads(&mut self, group: GroupId, mut batch: ReadBatch, session: SessionId, engine: &Engine) -> Result<LogId, String> {

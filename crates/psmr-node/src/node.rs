@@ -430,17 +430,21 @@ fn restore(
     checkpoint: Option<(u64, Positions, Vec<Bytes>)>,
     durable: bool,
 ) -> Result<Order, NodeError> {
-    let mut place = None;
+    let (mut place, mut state_bytes) = (None, 0);
     if let Some((cut, positions, groups)) = checkpoint {
         checkpoints::check(&engine.topology, cut, &positions, &groups)
             .map_err(|what| NodeError::Failure(format!("the checkpoint does not fit: {what}; remove the data directory")))?;
         let mut output = Output::default();
+        state_bytes = groups.iter().map(Bytes::len).sum();
         for (group, bytes) in engine.topology.all().iter().zip(groups) {
             engine.restore(group, cut, bytes, &mut output).map_err(NodeError::Failure)?;
         }
         place = Some((cut, positions));
     }
-    Order::new(core, engine.clone(), member, logs, place, durable).map_err(|e| NodeError::Failure(e.to_string()))
+    let mut order =
+        Order::new(core, engine.clone(), member, logs, place, durable).map_err(|e| NodeError::Failure(e.to_string()))?;
+    order.set_state_bytes(state_bytes);
+    Ok(order)
 }
 
 /// A thread whose failure, or panic, ends the replica.

@@ -9,6 +9,7 @@ mod inspection;
 mod line;
 mod load;
 mod map;
+mod memory;
 mod raw_gateway;
 mod rdb;
 mod replica;
@@ -26,7 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 /// A log is trimmed every few seconds under load, and grows again at once: what it lets go of is not worth giving back before.
-const PURGE_DELAY_MS: std::ffi::c_long = 10_000;
+pub(crate) const PURGE_DELAY_MS: std::ffi::c_long = 10_000;
 
 #[pymodule(gil_used = false)]
 fn _psmr(module: &Bound<'_, PyModule>) -> PyResult<()> {

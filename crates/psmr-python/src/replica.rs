@@ -3,6 +3,7 @@
 use crate::executing::MemoryWatch;
 use crate::gate::{Error, SIGNAL_INTERVAL};
 use crate::host::Rules;
+use crate::memory::Returns;
 use crate::schema::Schema;
 use psmr_core::command::ReplicaId;
 use psmr_core::config::Config;
@@ -147,9 +148,11 @@ pub fn serve(
         return Ok(());
     }
     let config = NodeConfig { counts, source, ..config };
+    let refuses_beyond = config.memory_bytes_max;
     let _watch = schema.map(|schema| MemoryWatch::start(memory_bytes_max, schema.inner.clone())).transpose()?;
     let node = py.detach(|| Node::start(config, service, Arc::clone(&factory))).map_err(Error::from)?;
     node.resolve_peers(named_peers).map_err(Error::from)?;
+    let mut returns = Returns::new(refuses_beyond);
     let outcome = loop {
         if let Some(ended) = py.detach(|| node.wait(SIGNAL_INTERVAL)) {
             break ended.map_err(|text| Error::Failure(text).into());
@@ -160,6 +163,7 @@ pub fn serve(
         if lifeline.is_some_and(is_cut) {
             break Ok(());
         }
+        py.detach(|| returns.look());
     };
     py.detach(|| node.stop());
     outcome

@@ -33,6 +33,12 @@ pub use membership::{Identity, Standing};
 /// Ticks between asking again for a time mark or a checkpoint that has not come.
 const RETRY_TICKS: u64 = 4;
 
+/// What a checkpoint costs is in proportion to the state: one is made when the logs have this part of its bytes.
+const STATE_PER_LOG: usize = 8;
+
+/// Bytes of all logs that make a replica that is short of memory ask for a checkpoint.
+const SHORT_LOG_BYTES: usize = 1 << 20;
+
 /// Ticks for which the next `System::Time` waits for connected peers that have yet to deliver the last one.
 const TIME_WAIT_TICKS: u64 = 100;
 
@@ -100,6 +106,9 @@ pub struct Order {
     time_asked: Vec<u64>,
     time_mark: TimeMark,
     checkpoint_asked: Option<u64>,
+    is_short_of_memory: bool,
+    /// Of the newest checkpoint.
+    state_bytes: usize,
     /// The cross log's first command has been delivered, here or before the checkpoint.
     has_genesis: bool,
     /// Positions of the own checkpoints, older first.
@@ -152,6 +161,8 @@ impl Order {
             time_asked: vec![0; group_count],
             time_mark: TimeMark::default(),
             checkpoint_asked: None,
+            is_short_of_memory: false,
+            state_bytes: 0,
             has_genesis: checkpoint.is_some(),
             checkpoints: checkpoint.into_iter().collect(),
             trimmed: Vec::new(),
@@ -414,10 +425,22 @@ impl Order {
         topology.all().iter().filter(lags).collect::<GroupSet>().union(self.engine.reading())
     }
 
+    /// The replica has, or no longer has, more memory than it may: it keeps as little of its logs as it can.
+    pub fn set_short_of_memory(&mut self, is_short: bool) {
+        self.is_short_of_memory = is_short;
+    }
+
+    /// A checkpoint of the state has so many bytes.
+    pub fn set_state_bytes(&mut self, bytes: usize) {
+        self.state_bytes = bytes;
+    }
+
     fn ask_for_checkpoint(&mut self) {
         let bytes: usize = self.logs.iter().map(|log| log.node.store().bytes()).sum();
         let due = self.checkpoint_asked.is_none_or(|asked| self.tick - asked > 50 * RETRY_TICKS);
-        if bytes > self.config.checkpoint_log_bytes && due {
+        let usual = self.config.checkpoint_log_bytes.max(self.state_bytes / STATE_PER_LOG);
+        let bytes_max = if self.is_short_of_memory { SHORT_LOG_BYTES } else { usual };
+        if bytes > bytes_max && due {
             self.checkpoint_asked = Some(self.tick);
             self.submit_system(System::Checkpoint { replicas: 1 << self.config.me });
         }

@@ -20,6 +20,8 @@ pub enum PortEvent {
     Event(Event),
     /// Another replica leads a log.
     LeaderChange(LogId),
+    /// Whether the replica that answers has more memory than it may.
+    Memory { is_out: bool },
 }
 
 /// See the module. What is sent while nobody answers is lost, without harm: all of it is sent again after `Connected`.

@@ -220,6 +220,7 @@ impl Remote {
             FromReplica::Event(event) if is_together => events.push(PortEvent::Event(event)),
             FromReplica::LeaderChange(log) if is_together => events.push(PortEvent::LeaderChange(log)),
             FromReplica::Addresses(addresses) if is_together => self.learn(addresses),
+            FromReplica::Memory { is_out } if is_together => events.push(PortEvent::Memory { is_out }),
             _ => return Err(Broken::Lost("it sent what was not asked for".into())),
         }
         Ok(())

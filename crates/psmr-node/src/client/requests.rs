@@ -50,6 +50,8 @@ struct Place {
 pub(super) struct Requests {
     pub proxy: ClientProxy,
     pub node: NodeInfo,
+    /// The replica takes no commands that need memory.
+    pub is_out_of_memory: bool,
     order: ConnectionOrder,
     places: VecDeque<Place>,
     /// The number of the first place; numbers are the proxy's tokens.
@@ -69,6 +71,7 @@ impl Requests {
         Requests {
             proxy,
             node,
+            is_out_of_memory: false,
             order: ConnectionOrder::default(),
             places: VecDeque::new(),
             first: 0,
@@ -249,6 +252,10 @@ impl Sink for Requests {
 
     fn wall_ms(&self) -> u64 {
         wall_ms()
+    }
+
+    fn is_out_of_memory(&self) -> bool {
+        self.is_out_of_memory
     }
 
     /// The replica's connections are not known here.

@@ -105,7 +105,8 @@ impl Client {
         let mut events = Vec::new();
         let welcome = loop {
             port.exchange(&mut events, SLICE.min(deadline.saturating_duration_since(Instant::now())))?;
-            if let Some(PortEvent::Connected(welcome)) = events.drain(..).next() {
+            // What came behind it is for the first turn.
+            if let Some(PortEvent::Connected(welcome)) = (!events.is_empty()).then(|| events.remove(0)) {
                 break welcome;
             }
             if let Some(trouble) = port.trouble() {
@@ -267,6 +268,10 @@ impl Client {
         if self.is_closed {
             return Err(ClientError::Closed);
         }
+        if self.requests.is_out_of_memory {
+            // What is refused here goes nowhere, and so hears of nothing: the replica may have told that it has room again.
+            self.turn(Duration::ZERO)?;
+        }
         if self.requests.is_full() || self.gateway.is_waiting() {
             return Ok(0);
         }
@@ -378,6 +383,7 @@ impl Client {
                 self.requests.proxy.on_leader_change(log);
                 self.requests.has_news = true;
             }
+            PortEvent::Memory { is_out } => self.requests.is_out_of_memory = is_out,
             PortEvent::Event(event) => {
                 self.silence_max = SILENCE_MIN;
                 self.on_fate(event);
@@ -389,6 +395,7 @@ impl Client {
         self.is_connected = true;
         self.time = (Instant::now(), self.now_ms().max(welcome.time_ms));
         self.requests.node = node_info(welcome);
+        self.requests.is_out_of_memory = false;
         self.requests.proxy.on_new_origin(welcome.replica);
         self.requests.on_new_origin(&mut *self.gateway);
         self.requests.has_news = true;

@@ -12,6 +12,7 @@
 //! | `ReadReplies`, `ReadsLost` | replica | what became of reads |
 //! | `LeaderChange` | replica | sends again what is outstanding in that log |
 //! | `Addresses` | replica | knows where to go when this replica is lost |
+//! | `Memory` | replica | refuses what needs memory, or no longer does |
 //! | `Refusal` | replica | gives up, or goes to another replica: the connection is closed after it |
 //!
 //! A connection is one session's. The greeting carries the protocol's version; a replica that is greeted with another answers
@@ -31,7 +32,7 @@ use psmr_core::config::{BATCH_BYTES_MAX, COMMAND_BYTES_MAX};
 pub use crate::frame::{decode, encode};
 
 /// The first bytes of a native connection, of either side: a magic, and the version. No RESP client starts with a zero byte.
-pub const GREETING: &[u8; 6] = b"\0PSMR\x01";
+pub const GREETING: &[u8; 6] = b"\0PSMR\x02";
 
 /// How much of the greeting is the magic.
 pub const MAGIC_BYTES: usize = 5;
@@ -68,9 +69,11 @@ pub enum Kind {
     Addresses = 13,
     /// See `Refusal`.
     Refusal = 14,
+    /// Whether the replica has more memory than it may.
+    Memory = 15,
 }
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     Kind::Question,
     Kind::Answer,
     Kind::Hello,
@@ -85,6 +88,7 @@ const KINDS: [Kind; 14] = [
     Kind::LeaderChange,
     Kind::Addresses,
     Kind::Refusal,
+    Kind::Memory,
 ];
 
 impl FrameKind for Kind {

@@ -41,6 +41,8 @@ pub enum FromReplica {
     Addresses(Vec<(ReplicaId, String)>),
     /// The connection is closed after it.
     Refusal(Refusal),
+    /// Whether the replica has more memory than it may: commands that need more are not to be sent then.
+    Memory { is_out: bool },
 }
 
 impl FromClient {
@@ -122,6 +124,7 @@ impl FromReplica {
             FromReplica::LeaderChange(log) => encode(Kind::LeaderChange, out, |to| to.u8(log.0)),
             FromReplica::Addresses(addresses) => encode(Kind::Addresses, out, |to| write_addresses(addresses, to)),
             FromReplica::Refusal(refusal) => encode(Kind::Refusal, out, |to| refusal.write(to)),
+            FromReplica::Memory { is_out } => encode(Kind::Memory, out, |to| to.u8(u8::from(*is_out))),
         }
     }
 
@@ -143,6 +146,7 @@ impl FromReplica {
                 FromReplica::LeaderChange(log)
             }
             Kind::Addresses => FromReplica::Addresses(read_addresses(&mut reader)?),
+            Kind::Memory => FromReplica::Memory { is_out: reader.u8("memory flag")? != 0 },
             Kind::Replies | Kind::Settled | Kind::Refused => FromReplica::Event(read_fate(kind, &mut reader, session, groups)?),
             Kind::ReadReplies => {
                 let tokens = read_tokens(&mut reader)?;
@@ -270,6 +274,7 @@ mod tests {
             FromReplica::Event(Event::ReadsLost { session, tokens: vec![1, 2] }),
             FromReplica::LeaderChange(LogId(2)),
             FromReplica::Addresses(vec![(1, "a:1".into())]),
+            FromReplica::Memory { is_out: true },
         ];
         for frame in frames {
             assert_eq!(round_trip(&frame), format!("{frame:?}"));
@@ -304,7 +309,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_an_error_and_no_panic(kind in 1u8..15, bytes: Vec<u8>) {
+        fn garbage_is_an_error_and_no_panic(kind in 1u8..16, bytes: Vec<u8>) {
             let kind = <Kind as crate::frame::FrameKind>::from_byte(kind).unwrap();
             let _ = FromClient::read(kind, bytes.clone().into());
             let _ = FromReplica::read(kind, bytes.into(), SESSION, 4, 3);
