@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+
+LOWEST = 20_000
+"""Ports below are for those that people choose."""
 
 
 def is_free(port: int) -> bool:
@@ -21,12 +26,36 @@ def is_free(port: int) -> bool:
 
 
 def choose(count: int) -> list[int]:
-    """Let the system choose as many different free ports."""
+    """Choose as many different free ports, of those that the system gives to no connection by itself.
+
+    A port of those could be a client's when a replica that has died is started again.
+    """
+    candidates = _outside(_given_by_the_system())
+    random.shuffle(candidates)
     with contextlib.ExitStack() as open_together:
-        ports = []
-        for _ in range(count):
+        chosen: list[int] = []
+        while len(chosen) < count:
+            # Without such a port left, the system chooses one.
             listener = open_together.enter_context(socket.socket())
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((LOOPBACK, 0))
-            ports.append(int(listener.getsockname()[1]))
-        return ports
+            try:
+                listener.bind((LOOPBACK, candidates.pop() if candidates else 0))
+                listener.listen()
+            except OSError:
+                continue
+            chosen.append(int(listener.getsockname()[1]))
+        return chosen
+
+
+def _given_by_the_system() -> tuple[int, int]:
+    """Return the first and the last port that a connection may get by itself."""
+    try:
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        return int(first), int(last)
+    except (OSError, ValueError):
+        return 32768, 60999
+
+
+def _outside(given: tuple[int, int]) -> list[int]:
+    first, last = given
+    return [port for port in range(LOWEST, 65536) if not first <= port <= last]

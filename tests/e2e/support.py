@@ -22,9 +22,9 @@ from psmr import ports
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
-#: Below the ports that the system hands out, a range for each process of the test run.
-_FIRST_PORT = 12_000
-_PORTS_PER_WORKER = 2_000
+#: Below the ports that psmr chooses and that the system hands out, a range for each process of the test run.
+_FIRST_PORT = 10_000
+_PORTS_PER_WORKER = 1_000
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
