@@ -61,7 +61,7 @@ pytest: venv system ## Tests of the package, end-to-end tests with real clients 
 SUITES ?=
 
 .PHONY: clients
-clients: venv system ## Smoke tests with go-redis, node-redis and Jedis, and redis-py's own tests (SUITES="go-redis jedis" for some)
+clients: venv system ## Smoke tests with go-redis, node-redis, Jedis and Python frameworks, and redis-py's own tests (SUITES="go-redis jedis" for some)
 	@$(BIN)/python tests/clients/run.py $(SUITES)
 
 FREE_THREADED ?= $(CURDIR)/build/free-threaded/python/bin/python3.13t
@@ -120,6 +120,8 @@ requirements: $(TOOLS) ## Pin the newest tools in requirements-dev.txt
 		--output-file requirements-free-threaded.txt requirements-free-threaded.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 		--custom-compile-command 'make requirements' --output-file requirements-docs.txt requirements-docs.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --custom-compile-command 'make requirements' \
+		--output-file tests/clients/frameworks/requirements.txt tests/clients/frameworks/requirements.in
 
 .PHONY: clean
 clean: ## Remove everything that was made

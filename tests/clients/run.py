@@ -1,4 +1,4 @@
-"""Runs the suites of client libraries in other languages, and redis-py's own, against a cluster: `make clients`.
+"""Runs the suites of client libraries in other languages, redis-py's, and that of frameworks, against a cluster: `make clients`.
 
 Each suite is told the replicas' addresses (`PSMR_ADDRESSES`) and processes (`PSMR_PIDS`), and may kill one of them.
 """
@@ -22,6 +22,7 @@ from tests.clients import redis_py  # noqa: E402 - found by the line before
 from tests.e2e.support import Local, is_running, wait_until  # noqa: E402
 
 BUILD = ROOT / "build" / "clients"
+FRAMEWORKS = BUILD / "frameworks"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ SUITES = (
         HERE / "java",
     ),
     Suite("redis-py", ("git", "your system's packages"), redis_py.commands(BUILD / "redis-py"), ROOT),
+    Suite(
+        "frameworks",
+        (sys.executable, "https://python.org"),
+        (
+            (sys.executable, "-m", "venv", str(FRAMEWORKS)),
+            (f"{FRAMEWORKS}/bin/pip", "install", "--quiet", "--require-hashes", "--requirement", "requirements.txt"),
+            (f"{FRAMEWORKS}/bin/pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "frameworks.py"),
+        ),
+        HERE / "frameworks",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""redis-py's Lock: its three scripts do what they do in Redis, and nobody holds a lock that another one has."""
+"""Locks: the scripts of redis-py and of Redis's documents do what they do there, and nobody holds a lock that another has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from tests.e2e.support import Local, consecutive_ports, wait_until
 
 TIMEOUT_S = 60.0
 LOCK_S = 8
-SCRIPTS = [Lock.LUA_RELEASE_SCRIPT, Lock.LUA_EXTEND_SCRIPT, Lock.LUA_REACQUIRE_SCRIPT]
+_IF_HELD = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call({}) else return 0 end"
+SCRIPTS = {
+    "release": Lock.LUA_RELEASE_SCRIPT,
+    "extend": Lock.LUA_EXTEND_SCRIPT,
+    "reacquire": Lock.LUA_REACQUIRE_SCRIPT,
+    "documented": _IF_HELD.format("'del', KEYS[1]"),
+    "pexpire": _IF_HELD.format("'pexpire', KEYS[1], ARGV[2]"),
+    "expire": _IF_HELD.format("'EXPIRE', KEYS[1], ARGV[2]"),
+}
 
 
 def client_of(cluster: Local, replica: int) -> redis.Redis:
@@ -53,7 +61,7 @@ def outcome(client: Any, *arguments: Any) -> Any:
         return str(error)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=["release", "extend", "reacquire"])
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_a_script_does_what_it_does_in_redis(shared: Local, real: redis.Redis, script: str) -> None:
     key = "lock:script"
     with client_of(shared, 1) as ours:
@@ -71,6 +79,18 @@ def test_a_script_does_what_it_does_in_redis(shared: Local, real: redis.Redis, s
                     assert replies[0] == replies[1], f"{call[0]} {lock} {arguments}"
             for wrong in ([], ["x"], [-1], [2, key]):
                 assert outcome(ours, *call, *wrong) == outcome(real, *call, *wrong)
+
+
+def test_a_script_of_one_client_is_known_to_others_until_it_is_flushed(shared: Local) -> None:
+    script = f"-- a lock's\n{SCRIPTS['documented']}"
+    with client_of(shared, 0) as one, client_of(shared, 0) as other:
+        release = one.register_script(script)
+        one.set("lock:registered", "token")
+        assert release(keys=["lock:registered"], args=["token"]) == 1
+        assert other.evalsha(release.sha, 1, "lock:registered", "token") == 0
+        other.script_flush()
+        assert other.script_exists(release.sha) == [False]
+        assert release(keys=["lock:registered"], args=["token"]) == 0
 
 
 def test_other_scripts_are_refused(shared: Local) -> None:

@@ -6,7 +6,7 @@ use psmr_core::service::Service;
 use psmr_node::client_thread::{CommandCounts, GatewayFactory};
 use psmr_services::kv::KvService;
 use psmr_services::resp::table::{self, Dependency};
-use psmr_services::resp::{Counts, Limits, RespGateway};
+use psmr_services::resp::{Counts, Limits, RespGateway, Scripts};
 use serde_json::{json, Value};
 use std::sync::Arc;
 
@@ -62,10 +62,10 @@ impl Builtin {
             Builtin::Kv => {
                 let counts = Arc::new(Counts::default());
                 let service = KvService::default();
-                let (counted, totals) = (counts.clone(), service.totals.clone());
+                let (counted, totals, scripts) = (counts.clone(), service.totals.clone(), Arc::new(Scripts::default()));
                 let factory = move |id: u64| {
                     let gateway = RespGateway::new(id, Limits::default()).counted_by(counted.clone()).told_by(totals.clone());
-                    Box::new(gateway) as Box<dyn Gateway>
+                    Box::new(gateway.knowing(scripts.clone())) as Box<dyn Gateway>
                 };
                 (Arc::new(service), Arc::new(factory), Arc::new(move || counts.by_name()))
             }

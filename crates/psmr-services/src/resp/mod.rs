@@ -24,6 +24,7 @@ mod transaction;
 mod write;
 
 pub use counts::Counts;
+pub use script::Scripts;
 pub use table::{commands, dependency, explain, CommandInfo, Dependency};
 
 use crate::kv::command::Encoder;
@@ -121,6 +122,7 @@ pub struct RespGateway {
     /// For commands and answers while they are made.
     scratch: Vec<u8>,
     counts: Arc<Counts>,
+    scripts: Arc<Scripts>,
     totals: Arc<Totals>,
 }
 
@@ -365,6 +367,7 @@ impl RespGateway {
             drawn: 0,
             scratch: Vec::new(),
             counts: Arc::default(),
+            scripts: Arc::default(),
         }
     }
 
@@ -378,6 +381,12 @@ impl RespGateway {
     #[must_use]
     pub fn counted_by(self, counts: Arc<Counts>) -> RespGateway {
         RespGateway { counts, ..self }
+    }
+
+    /// The same; it knows the scripts that others' clients have brought.
+    #[must_use]
+    pub fn knowing(self, scripts: Arc<Scripts>) -> RespGateway {
+        RespGateway { scripts, ..self }
     }
 
     fn describe(&self) -> ClientInfo {
