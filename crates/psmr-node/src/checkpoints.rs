@@ -5,12 +5,16 @@ use crate::checkpoint_file;
 use crate::consensus_thread::Input;
 use crate::mailbox::Mailbox;
 use crate::peer_frame::Kind;
+use crate::router::Router;
 use crate::transport::Transport;
+use crate::worker_thread::Workers;
 use bytes::Bytes;
 use psmr_core::command::{LogId, ReplicaId};
+use psmr_core::execute::{Engine, Output};
 use psmr_core::order::Positions;
 use psmr_core::routing::Topology;
 use psmr_core::wire::{Malformed, Reader, Write};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -154,11 +158,11 @@ pub fn write_behind(directory: PathBuf, cut: u64, positions: Positions, groups: 
     }
 }
 
-/// Puts a peer's checkpoint on disk (if there is one) on a thread of its own, and hands it over to be installed.
-pub fn store_behind(directory: Option<PathBuf>, topology: Topology, whole: Bytes, mailbox: Arc<Mailbox<Input>>) {
+/// Puts together a peer's checkpoint, and puts it on disk (if there is one) on a thread of its own, and hands it over to be installed.
+pub fn store_behind(directory: Option<PathBuf>, topology: Topology, pieces: Vec<Bytes>, mailbox: Arc<Mailbox<Input>>) {
     let report = mailbox.clone();
     let run = move || {
-        let stored = decode(whole).map_err(|e| e.to_string()).and_then(|(cut, positions, groups)| {
+        let stored = decode(pieces.concat().into()).map_err(|e| e.to_string()).and_then(|(cut, positions, groups)| {
             check(&topology, cut, &positions, &groups)?;
             if let Some(directory) = &directory {
                 write(directory, cut, &positions, &groups)?;
@@ -174,6 +178,36 @@ pub fn store_behind(directory: Option<PathBuf>, topology: Topology, whole: Bytes
     };
     if let Err(error) = thread::Builder::new().name("checkpoint".into()).spawn(run) {
         report.post(Input::CheckpointRefused(format!("no thread for a peer's checkpoint: {error}")));
+    }
+}
+
+/// Restores the groups from a peer's checkpoint, on a thread of its own, and reports. Until it is resumed no worker runs: the
+/// caller must not run groups either, and resumes the workers when the logs go on from there.
+pub fn restore_behind(
+    engine: Arc<Engine>,
+    workers: Arc<Workers>,
+    router: Arc<Router>,
+    (cut, positions, groups): (u64, Positions, Vec<Bytes>),
+    mailbox: Arc<Mailbox<Input>>,
+) {
+    let report = mailbox.clone();
+    let run = move || {
+        workers.pause();
+        let mut output = Output::new(router);
+        let state_bytes = groups.iter().map(Bytes::len).sum();
+        let mut restore = |(group, bytes)| engine.restore(group, cut, bytes, &mut output);
+        let restore_all = || engine.topology.all().iter().zip(groups).try_for_each(&mut restore);
+        let restored =
+            catch_unwind(AssertUnwindSafe(restore_all)).unwrap_or_else(|_| Err("a checkpoint's restoring panicked".into()));
+        let ready = output.ready;
+        output.hand_on();
+        mailbox.post(match restored {
+            Ok(()) => Input::CheckpointRestored { cut, positions, state_bytes, ready },
+            Err(error) => Input::Failed(error),
+        });
+    };
+    if let Err(error) = thread::Builder::new().name("checkpoint".into()).spawn(run) {
+        report.post(Input::Failed(format!("no thread to install a checkpoint: {error}")));
     }
 }
 
@@ -228,7 +262,9 @@ pub struct Incoming {
     pub from: ReplicaId,
     /// How long the whole is, as the first chunk says.
     total: Option<u64>,
-    bytes: Vec<u8>,
+    /// What has come, as it came: to put it together takes long, and is done behind.
+    pieces: Vec<Bytes>,
+    received: u64,
     last_heard: Instant,
     installing: bool,
 }
@@ -236,12 +272,17 @@ pub struct Incoming {
 impl Incoming {
     /// Nothing has come yet.
     pub fn new(from: ReplicaId) -> Incoming {
-        Incoming { from, total: None, bytes: Vec::new(), last_heard: Instant::now(), installing: false }
+        Incoming { from, total: None, pieces: Vec::new(), received: 0, last_heard: Instant::now(), installing: false }
     }
 
     /// All has come, and is being put in place: nothing else is to be fetched meanwhile.
     pub fn installing(from: ReplicaId) -> Incoming {
         Incoming { installing: true, ..Incoming::new(from) }
+    }
+
+    /// Whether it is being put in place.
+    pub fn is_installing(&self) -> bool {
+        self.installing
     }
 
     /// What came could not be put in place: it counts as silence, so that it is asked for again, but not at once.
@@ -254,23 +295,24 @@ impl Incoming {
         !self.installing && self.last_heard.elapsed() > SILENCE_MAX
     }
 
-    /// Adds a chunk. Returns the whole when it is complete.
+    /// Adds a chunk. Returns all of them when they are complete.
     ///
     /// # Errors
     /// If the chunk does not follow the one before.
-    pub fn add(&mut self, body: Bytes) -> Result<Option<Bytes>, String> {
+    pub fn add(&mut self, body: Bytes) -> Result<Option<Vec<Bytes>>, String> {
         let text = |e: Malformed| e.to_string();
         let mut reader = Reader::new(body);
         let total = reader.u64("checkpoint length").map_err(text)?;
         let offset = reader.u64("chunk offset").map_err(text)?;
         let chunk = reader.rest();
-        let is_next = offset == self.bytes.len() as u64 && *self.total.get_or_insert(total) == total;
+        let is_next = offset == self.received && *self.total.get_or_insert(total) == total;
         if !is_next || chunk.is_empty() || chunk.len() as u64 > total - offset {
             return Err("a piece of a checkpoint that does not follow the one before".into());
         }
-        self.bytes.extend_from_slice(&chunk);
+        self.received += chunk.len() as u64;
+        self.pieces.push(chunk);
         self.last_heard = Instant::now();
-        Ok((self.bytes.len() as u64 == total).then(|| std::mem::take(&mut self.bytes).into()))
+        Ok((self.received == total).then(|| std::mem::take(&mut self.pieces)))
     }
 }
 
@@ -327,9 +369,10 @@ mod tests {
             let mut incoming = Incoming::new(2);
             for (total, absurd, offset, bytes) in pieces {
                 let total = if absurd % 4 == 0 { absurd } else { total };
-                if let Ok(Some(whole)) = incoming.add(piece(total, offset, &bytes)) {
+                if let Ok(Some(pieces)) = incoming.add(piece(total, offset, &bytes)) {
+                    let whole = pieces.concat();
                     assert_eq!(whole.len() as u64, total);
-                    let _ = decode(whole);
+                    let _ = decode(whole.into());
                     return Ok(());
                 }
             }
@@ -358,6 +401,6 @@ mod tests {
         assert_eq!(incoming.add(chunk(0, first)).unwrap(), None);
         assert!(incoming.add(chunk(0, first)).is_err());
         let came = incoming.add(chunk(10, second)).unwrap().unwrap();
-        assert_eq!(decode(came).unwrap(), (7, vec![(3, 1), (7, 2)], groups));
+        assert_eq!(decode(came.concat().into()).unwrap(), (7, vec![(3, 1), (7, 2)], groups));
     }
 }

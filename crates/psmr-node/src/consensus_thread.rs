@@ -63,6 +63,8 @@ pub enum Input {
     CheckpointRefused(String),
     /// A peer's checkpoint is on disk (if there is one), and is to be installed.
     CheckpointFetched { cut: u64, positions: Positions, groups: Vec<Bytes> },
+    /// The groups are as in a peer's checkpoint, and the workers wait.
+    CheckpointRestored { cut: u64, positions: Positions, state_bytes: usize, ready: GroupSet },
     /// A connection asks about the replica.
     Question { from: Arc<Mailbox<ClientInput>>, connection: u64, question: Question },
     /// The address of a peer that has a name.
@@ -140,6 +142,8 @@ pub struct ConsensusThread {
     shipments: Vec<Shipment>,
     incoming: Option<Incoming>,
     is_serving: bool,
+    /// Groups are being restored: none may run.
+    is_restoring: bool,
     /// Something came from another thread before the last turn.
     is_busy: bool,
     rejoins: bool,
@@ -164,6 +168,7 @@ impl ConsensusThread {
             shipments: Vec::new(),
             incoming: None,
             is_serving: false,
+            is_restoring: false,
             is_busy: false,
         }
     }
@@ -194,6 +199,7 @@ impl ConsensusThread {
                     self.tick(self.next_tick + TICK);
                 }
             }
+            self.parts.transport.read_on(&mut self.happenings);
             for event in &events {
                 self.parts.transport.on_event(event, &mut self.happenings);
             }
@@ -219,7 +225,7 @@ impl ConsensusThread {
 
     /// How long the thread may sleep, unless something comes.
     fn prepare_sleep(&self, ticks: u32) -> Duration {
-        if !self.parts.mailbox.may_sleep() {
+        if !self.parts.mailbox.may_sleep() || self.parts.transport.has_more() {
             return Duration::ZERO;
         }
         let mut wait = (self.next_tick + TICK * (ticks - 1)).saturating_duration_since(Instant::now());
@@ -262,7 +268,7 @@ impl ConsensusThread {
                 Happening::Disconnected(replica) => {
                     self.parts.order.on_disconnected(replica);
                     self.shipments.retain(|shipment| shipment.to != replica);
-                    if self.incoming.as_ref().is_some_and(|i| i.from == replica) {
+                    if self.incoming.as_ref().is_some_and(|i| i.from == replica && !i.is_installing()) {
                         self.incoming = None;
                     }
                 }
@@ -320,7 +326,11 @@ impl ConsensusThread {
                 eprintln!("psmr: warning: {text}; it is fetched again");
                 self.incoming = self.incoming.take().map(Incoming::pause);
             }
-            Input::CheckpointFetched { cut, positions, groups } => self.install(cut, positions, groups)?,
+            Input::CheckpointFetched { cut, positions, groups } => self.restore(cut, positions, groups),
+            Input::CheckpointRestored { cut, positions, state_bytes, ready } => {
+                self.parts.order.set_state_bytes(state_bytes);
+                self.install(cut, positions, ready);
+            }
             Input::Question { from, connection, question } => {
                 let text = self.answer(question).to_string();
                 from.post(ClientInput::Told { connection, text });
@@ -364,6 +374,7 @@ impl ConsensusThread {
     fn execute(&mut self, ready: GroupSet) {
         match &mut self.parts.own_clients {
             None => self.parts.workers.schedule(ready),
+            Some(_) if self.is_restoring => self.parts.workers.schedule(ready),
             Some(clients) => {
                 self.parts.workers.help(ready, &mut self.output);
                 clients.turn_replies();
@@ -433,10 +444,10 @@ impl ConsensusThread {
         let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.from == from) else { return };
         match incoming.add(body) {
             Ok(None) => {}
-            Ok(Some(whole)) => {
+            Ok(Some(pieces)) => {
                 self.incoming = Some(Incoming::installing(from));
                 let topology = self.parts.engine.topology.clone();
-                checkpoints::store_behind(self.parts.checkpoints.clone(), topology, whole, self.parts.mailbox.clone());
+                checkpoints::store_behind(self.parts.checkpoints.clone(), topology, pieces, self.parts.mailbox.clone());
             }
             Err(error) => {
                 self.incoming = None;
@@ -445,22 +456,23 @@ impl ConsensusThread {
         }
     }
 
-    fn install(&mut self, cut: u64, positions: Positions, groups: Vec<Bytes>) -> Result<(), String> {
+    /// Sees to it that the groups become as in a peer's checkpoint. Meanwhile this thread goes on, and runs no group.
+    fn restore(&mut self, cut: u64, positions: Positions, groups: Vec<Bytes>) {
+        self.is_restoring = true;
+        let Parts { engine, workers, router, mailbox, .. } = &self.parts;
+        let whole = (cut, positions, groups);
+        checkpoints::restore_behind(engine.clone(), workers.clone(), router.clone(), whole, mailbox.clone());
+    }
+
+    /// The logs go on from the checkpoint that the groups have been restored from.
+    fn install(&mut self, cut: u64, positions: Positions, ready: GroupSet) {
         self.incoming = None;
+        self.is_restoring = false;
         // Groups that are past the cut now will never add to what was gathered before it.
         self.snapshots.retain(|gathered, _| *gathered > cut);
-        let mut output = Output::new(self.parts.router.clone());
-        let state_bytes = groups.iter().map(Bytes::len).sum();
-        self.parts.workers.pause();
-        for (group, bytes) in self.parts.engine.topology.all().iter().zip(groups) {
-            self.parts.engine.restore(group, cut, bytes, &mut output)?;
-        }
         self.parts.order.on_checkpoint_installed(cut, positions);
-        self.parts.order.set_state_bytes(state_bytes);
         self.parts.workers.resume();
-        self.parts.workers.schedule(output.ready);
-        output.hand_on();
-        Ok(())
+        self.parts.workers.schedule(ready);
     }
 
     /// What is known of a digest that was asked for. The command may be in the log twice; the first cut counts.

@@ -12,6 +12,9 @@ pub const HEAD_BYTES: usize = 10;
 /// Where the version is.
 const VERSION_AT: usize = 8;
 
+/// Room that is made for a frame of which only the beginning has come.
+const RESERVED_BYTES_MAX: usize = 1 << 20;
+
 /// The kinds of frames of one protocol.
 pub trait FrameKind: Copy {
     /// The version of the protocol, in every frame.
@@ -60,6 +63,8 @@ pub fn decode<K: FrameKind>(input: &mut BytesMut) -> Result<Option<(K, Bytes)>, 
         return Err("a frame longer than is allowed".into());
     }
     if input.len() < HEAD_BYTES + length {
+        // Once for all of it, rather than again and again as it comes. What strangers announce they have to send.
+        input.reserve((HEAD_BYTES + length - input.len()).min(RESERVED_BYTES_MAX));
         return Ok(None);
     }
     if crc32c::crc32c(&input[VERSION_AT..HEAD_BYTES + length]) != checksum {

@@ -20,6 +20,9 @@ pub const LISTENER: Token = Token(1);
 const PEERS: usize = 16;
 const GUESTS: usize = 64;
 
+/// What is read from a peer in one turn: a checkpoint may come as fast as it is taken, and clients wait meanwhile.
+const TURN_BYTES_MAX: usize = 4 << 20;
+
 /// Connections that have not said who they are. For one more, the oldest has to go.
 const GUESTS_MAX: usize = 16;
 
@@ -99,6 +102,8 @@ struct Link {
     input: BytesMut,
     output: Vec<u8>,
     written: usize,
+    /// More may have come than was read.
+    has_more: bool,
     /// When the other side last took something, or had taken everything.
     taken: Instant,
 }
@@ -107,12 +112,18 @@ impl Link {
     fn new(stream: TcpStream) -> Link {
         let _ = stream.set_nodelay(true);
         unpace(&stream);
-        Link { stream, input: BytesMut::new(), output: Vec::new(), written: 0, taken: Instant::now() }
+        Link { stream, input: BytesMut::new(), output: Vec::new(), written: 0, has_more: false, taken: Instant::now() }
     }
 
-    /// Reads what has come, until the input has `bytes_max`. False: the connection is at its end.
+    /// Reads what has come, until the input has `bytes_max`, and no more than is for one turn. False: the connection is at its end.
     fn fill(&mut self, scratch: &mut [u8], bytes_max: usize) -> bool {
+        let mut left = TURN_BYTES_MAX;
+        self.has_more = false;
         loop {
+            if left == 0 {
+                self.has_more = true;
+                return true;
+            }
             let room = bytes_max.saturating_sub(self.input.len()).min(scratch.len());
             if room == 0 {
                 return true;
@@ -121,6 +132,7 @@ impl Link {
                 Ok(0) => return false,
                 Ok(count) => {
                     self.input.extend_from_slice(&scratch[..count]);
+                    left = left.saturating_sub(count);
                     if count < room {
                         return true;
                     }
@@ -380,6 +392,25 @@ impl Transport {
         self.receive(at, happenings);
         if !alive {
             self.part(at, happenings);
+        }
+    }
+
+    /// Whether peers may have sent more than was read in this turn: it is for the next one, which nothing announces.
+    pub fn has_more(&self) -> bool {
+        self.peers.iter().any(|peer| matches!(&peer.state, State::Together(link) if link.has_more))
+    }
+
+    /// Reads what the last turn left.
+    pub fn read_on(&mut self, happenings: &mut Vec<Happening>) {
+        for at in 0..self.peers.len() {
+            let State::Together(link) = &mut self.peers[at].state else { continue };
+            if link.has_more {
+                let is_alive = link.fill(&mut self.scratch, usize::MAX);
+                self.receive(at, happenings);
+                if !is_alive {
+                    self.part(at, happenings);
+                }
+            }
         }
     }
 
