@@ -141,16 +141,24 @@ impl Entries {
     /// Fetches what searches for these hashes will touch, so that they wait for memory together rather than one by one: first
     /// where the leaves are, then the entries there.
     pub fn prefetch(&self, hashes: &[u64]) {
-        for hash in hashes {
-            prefetch(std::ptr::from_ref(self.leaf(*hash).0), 1);
-        }
-        for hash in hashes {
-            let (leaf, bits) = self.leaf(*hash);
-            // The place is likely, not certain: its neighbours come along.
-            let first = likely_place(leaf, bits, *hash).saturating_sub(1);
-            if let Some(neighbours) = leaf.get(first..(first + 3).min(leaf.len())) {
-                prefetch(neighbours.as_ptr(), neighbours.len());
-            }
+        hashes.iter().for_each(|hash| self.prefetch_leaf(*hash));
+        hashes.iter().for_each(|hash| self.prefetch_entry(*hash));
+    }
+
+    /// Fetches where the leaf of a hash is.
+    #[inline]
+    pub fn prefetch_leaf(&self, hash: u64) {
+        prefetch(std::ptr::from_ref(self.leaf(hash).0), 1);
+    }
+
+    /// Fetches the entry of a hash; where its leaf is, is best fetched before.
+    #[inline]
+    pub fn prefetch_entry(&self, hash: u64) {
+        let (leaf, bits) = self.leaf(hash);
+        // The place is likely, not certain: its neighbours come along.
+        let first = likely_place(leaf, bits, hash).saturating_sub(1);
+        if let Some(neighbours) = leaf.get(first..(first + 3).min(leaf.len())) {
+            prefetch(neighbours.as_ptr(), neighbours.len());
         }
     }
 

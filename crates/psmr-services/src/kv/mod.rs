@@ -32,6 +32,7 @@ pub use place::{place_of, Place};
 pub use totals::Totals;
 
 use command::Operation;
+use partition::PREPARED_AT_ONCE;
 use psmr_core::command::GroupId;
 use psmr_core::routing::Topology;
 use psmr_core::service::{Command, Context, Handles, Partition, Service};
@@ -80,6 +81,7 @@ fn execute(handles: &mut Handles<'_>, command: Command<'_>, now_ms: u64, out: &m
     let operation = Operation::decode(command.payload).ok_or(KvError::Malformed)?;
     match operation {
         Operation::GetMany { keys } => {
+            fetch(handles, keys)?;
             out.list(keys.len());
             keys.into_iter().try_for_each(|key| {
                 partition_of(handles, key)?.get(key, now_ms, out);
@@ -133,6 +135,7 @@ fn execute(handles: &mut Handles<'_>, command: Command<'_>, now_ms: u64, out: &m
         Operation::SetMany { pairs } => {
             check_gamma(handles, pairs.step_by(2))?;
             each_partition(handles, |partition| partition.begin_write(now_ms))?;
+            fetch(handles, pairs.step_by(2))?;
             for (key, value) in pairs.pairs() {
                 partition_of(handles, key)?.put(key, value, now_ms);
             }
@@ -225,6 +228,23 @@ fn transact(
         if let Err(kind) = done {
             out.truncate(start);
             out.error(kind);
+        }
+    }
+    Ok(())
+}
+
+/// Fetches what searches for the keys will touch, so that they wait for memory together rather than one by one.
+fn fetch<'k>(handles: &mut Handles<'_>, keys: impl Iterator<Item = &'k [u8]>) -> Result<(), KvError> {
+    let mut found = [(GroupId(0), 0); PREPARED_AT_ONCE];
+    let mut count = 0;
+    for (at, key) in found.iter_mut().zip(keys) {
+        let Place { slot, hash } = place_of(key);
+        *at = (handles.topology().group_of_slot(slot), hash);
+        count += 1;
+    }
+    for is_second in [false, true] {
+        for (group, hash) in &found[..count] {
+            partition(handles, *group)?.store.prefetch_one(*hash, is_second);
         }
     }
     Ok(())

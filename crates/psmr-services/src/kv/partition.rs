@@ -19,7 +19,7 @@ mod strings;
 pub(super) use strings::moved;
 
 /// Commands whose memory is fetched together: what they touch fits a processor's first cache.
-const PREPARED_AT_ONCE: usize = 64;
+pub(super) const PREPARED_AT_ONCE: usize = 64;
 
 /// So many expired keys are removed by each write at most: more than a write can add, so that there is progress, and few
 /// enough that no write takes long.

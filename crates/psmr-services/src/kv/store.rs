@@ -118,6 +118,15 @@ impl Store {
         self.entries.prefetch(hashes);
     }
 
+    /// Fetches a part of what a search for a key with this hash will touch: first where the entries are, then the entry.
+    pub fn prefetch_one(&self, hash: u64, is_second: bool) {
+        if is_second {
+            self.entries.prefetch_entry(hash);
+        } else {
+            self.entries.prefetch_leaf(hash);
+        }
+    }
+
     /// The value of a key, to be changed; if it has expired at `now_ms`, it is removed instead.
     #[inline]
     pub fn live_mut(&mut self, hash: u64, key: &[u8], now_ms: u64) -> Option<Live<'_>> {
