@@ -242,10 +242,11 @@ fn fetch<'k>(handles: &mut Handles<'_>, keys: impl Iterator<Item = &'k [u8]>) ->
         *at = (handles.topology().group_of_slot(slot), hash);
         count += 1;
     }
-    for is_second in [false, true] {
-        for (group, hash) in &found[..count] {
-            partition(handles, *group)?.store.prefetch_one(*hash, is_second);
-        }
+    for (group, hash) in &found[..count] {
+        partition(handles, *group)?.store.prefetch_leaf(*hash);
+    }
+    for (group, hash) in &found[..count] {
+        partition(handles, *group)?.store.prefetch_entry(*hash);
     }
     Ok(())
 }

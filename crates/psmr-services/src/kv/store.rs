@@ -118,13 +118,14 @@ impl Store {
         self.entries.prefetch(hashes);
     }
 
-    /// Fetches a part of what a search for a key with this hash will touch: first where the entries are, then the entry.
-    pub fn prefetch_one(&self, hash: u64, is_second: bool) {
-        if is_second {
-            self.entries.prefetch_entry(hash);
-        } else {
-            self.entries.prefetch_leaf(hash);
-        }
+    /// Fetches where the entries are among which a search for a key with this hash will be.
+    pub fn prefetch_leaf(&self, hash: u64) {
+        self.entries.prefetch_leaf(hash);
+    }
+
+    /// Fetches the entry that it will be for; `prefetch_leaf` comes before.
+    pub fn prefetch_entry(&self, hash: u64) {
+        self.entries.prefetch_entry(hash);
     }
 
     /// The value of a key, to be changed; if it has expired at `now_ms`, it is removed instead.
