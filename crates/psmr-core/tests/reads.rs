@@ -23,50 +23,21 @@ fn answered(world: &World, id: ReplicaId) -> usize {
     world.answers.iter().filter(|(at, c, _, _)| (*at, *c) == (id, 'r')).count()
 }
 
-/// The round gives an index that this replica has yet to hear of, and the entry there is another group's: the read does not wait
-/// for a tick.
+/// The round gives an index that this replica has yet to commit, since its disk is slow, and the entry there is another
+/// group's: the read does not wait for a tick.
 #[test]
 fn a_read_is_answered_as_soon_as_its_index_is_committed_here() {
     let mut world = World::new(3, 4, 2);
     world.elect();
-    world.cut(1, 3);
+    world.hold_disk(3);
     world.submit(1, 'a', GroupSet::one(GroupId(2)), "of-another-group");
     world.run();
-    world.heal(1, 3);
     ask(&mut world, 3, 0, "list");
-    world.flush(3);
-    world.turn(3);
-    while world.deliver(3, 1).is_some() {}
-    world.turn(1);
-    while world.deliver(1, 3).is_some() {}
-    let committed = |id| world.replica(id).order.status()[0].committed;
-    assert!(committed(3) < committed(1), "the index is not committed at replica 3");
+    world.run();
+    assert_eq!(answered(&world, 3), 0, "the index is not committed at replica 3");
+    world.release_disk(3);
     world.run();
     assert_eq!(answered(&world, 3), 1);
-}
-
-/// A replica executes and answers what a majority has on disk, however long its own disk takes.
-#[test]
-fn a_slow_disk_does_not_hold_up_the_clients_of_its_replica() {
-    let mut world = World::new(3, 4, 2);
-    world.elect();
-    world.hold_disk(3);
-    world.submit(3, 'a', GroupSet::one(GroupId(0)), "written");
-    world.run();
-    ask(&mut world, 3, 0, "list");
-    world.run();
-    assert_eq!((world.answers.len(), answered(&world, 3)), (2, 1));
-    // It promises nothing that it does not have: what it lost with its memory, the others have.
-    world.crash(3);
-    world.restart(3);
-    world.run();
-    (0..40).for_each(|_| world.tick());
-    world.run();
-    ask(&mut world, 3, 0, "list");
-    world.run();
-    assert_eq!(answered(&world, 3), 2);
-    let told: Vec<_> = world.answers.iter().filter(|(at, c, _, _)| (*at, *c) == (3, 'r')).map(|(_, _, _, text)| text).collect();
-    assert_eq!(told[0], told[1]);
 }
 
 /// A read waits for the index of the first round that serves it, not for those of later rounds, which a group under load

@@ -374,7 +374,7 @@ impl RaftLog {
             return committed;
         }
         let last = self.node.store().last();
-        self.node.store().range(known + 1, last).collect()
+        self.node.store().range(known + 1, last)
     }
 
     /// Whether it is time for an entry: each costs much more than the commands in it, so while one is under way the next one
@@ -438,18 +438,17 @@ impl RaftLog {
             if writes && self.bound_turn == u64::MAX {
                 self.bound_turn = turn;
             }
+            let committed = ready.take_committed_entries();
+            if let Some(last) = committed.last() {
+                self.committed = last.index;
+            }
+            out.committed.extend(committed);
             out.read_states.extend(ready.take_read_states().into_iter().map(|state| (state.request_ctx, state.index)));
             self.hold(turn, writes, ready.number(), ready.take_persisted_messages(), out);
             self.node.advance_append_async(ready);
             if self.restart_turn.is_none() {
                 self.node.advance_apply();
             }
-        }
-        // What is committed is durable on a quorum, and so counts before the own disk has it, for which the library would wait.
-        let committed = self.node.raft.raft_log.committed;
-        if committed > self.committed {
-            out.committed.extend(self.node.store().range(self.committed + 1, committed));
-            self.committed = committed;
         }
     }
 
