@@ -100,6 +100,32 @@ fn what_an_incarnation_acknowledged_is_not_counted_for_the_next_one() {
     assert!(lists[0].is_some() && lists.iter().all(|list| *list == lists[0]), "{lists:?}");
 }
 
+/// Being a member means to vote, and so to have on disk what a former incarnation may have helped to commit: to know that it is
+/// committed is not enough. Writes become durable one at a time here, as late as they may.
+#[test]
+fn who_rejoins_is_a_member_only_when_what_was_committed_is_on_its_disk() {
+    let mut world = founded(3);
+    for name in ["two", "three", "four"] {
+        world.submit(1, 'a', GroupSet::one(GroupId(0)), name);
+        world.run();
+    }
+    let committed: Vec<u64> = world.replica(1).order.status().iter().map(|log| log.committed).collect();
+    world.crash(3);
+    world.empty(3);
+    world.hold_disk(3);
+    world.restart(3);
+    let mut writes = 0;
+    while !is_established(&world, 3) {
+        tick(&mut world, 4);
+        writes += usize::from(world.replica_mut(3).complete_write());
+        assert!(writes < 200, "it becomes a member");
+    }
+    let on_disk = |log: usize| world.replica(3).disk.logs.get(log).map_or(0, |log| log.start.0 + log.entries.len() as u64);
+    for (log, committed) in committed.into_iter().enumerate() {
+        assert!(on_disk(log) >= committed, "log {log}: {committed} were committed, {} are on disk", on_disk(log));
+    }
+}
+
 #[test]
 fn a_heartbeat_that_commits_what_a_former_incarnation_had_is_passed_over() {
     let mut world = founded(3);
