@@ -113,7 +113,7 @@ soak: rustc ## Simulate SEEDS=n histories with faults (10000 unless said)
 	cargo run --package psmr-sim --release --locked -- run --seeds 0..$(SEEDS) --jobs $$(nproc)
 
 .PHONY: requirements
-requirements: $(TOOLS) ## Pin the newest tools in requirements-dev.txt
+requirements: $(TOOLS) ## Pin the newest tools in every requirements file
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade \
 		--custom-compile-command 'make requirements' --output-file requirements-dev.txt requirements-dev.in
 	$(BIN)/uv pip compile --quiet --python-version 3.13 --generate-hashes --upgrade --custom-compile-command 'make requirements' \

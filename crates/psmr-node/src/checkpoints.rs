@@ -158,7 +158,8 @@ pub fn write_behind(directory: PathBuf, cut: u64, positions: Positions, groups: 
     }
 }
 
-/// Puts together a peer's checkpoint, and puts it on disk (if there is one) on a thread of its own, and hands it over to be installed.
+/// Puts together a peer's checkpoint on a thread of its own, puts it on disk (if there is one), and hands it over to be
+/// installed.
 pub fn store_behind(directory: Option<PathBuf>, topology: Topology, pieces: Vec<Bytes>, mailbox: Arc<Mailbox<Input>>) {
     let report = mailbox.clone();
     let run = move || {

@@ -115,9 +115,9 @@ impl Link {
         Link { stream, input: BytesMut::new(), output: Vec::new(), written: 0, has_more: false, taken: Instant::now() }
     }
 
-    /// Reads what has come, until the input has `bytes_max`, and no more than is for one turn. False: the connection is at its end.
-    fn fill(&mut self, scratch: &mut [u8], bytes_max: usize) -> bool {
-        let mut left = TURN_BYTES_MAX;
+    /// Reads what has come, until the input has `bytes_max`, and about `turn_bytes` at most. False: the connection is at its end.
+    fn fill(&mut self, scratch: &mut [u8], bytes_max: usize, turn_bytes: usize) -> bool {
+        let mut left = turn_bytes;
         self.has_more = false;
         loop {
             if left == 0 {
@@ -308,7 +308,7 @@ impl Transport {
 
     fn on_guest_event(&mut self, at: usize, happenings: &mut Vec<Happening>) {
         let Some((mut link, since)) = self.guests[at].take() else { return };
-        if !link.fill(&mut self.scratch, OPENING_BYTES_MAX) {
+        if !link.fill(&mut self.scratch, OPENING_BYTES_MAX, TURN_BYTES_MAX) {
             return;
         }
         let hello = match peer_frame::decode(&mut link.input) {
@@ -381,12 +381,13 @@ impl Transport {
         let (State::Greeting(link) | State::Together(link)) = &mut self.peers[at].state else { return };
         let bytes_max = if is_greeting { OPENING_BYTES_MAX } else { usize::MAX };
         let readable = event.is_readable();
-        let mut alive = (!readable || link.fill(&mut self.scratch, bytes_max)) && (!event.is_writable() || link.flush());
+        let mut alive =
+            (!readable || link.fill(&mut self.scratch, bytes_max, TURN_BYTES_MAX)) && (!event.is_writable() || link.flush());
         if is_greeting {
             self.greet(at, happenings);
             if let State::Together(link) = &mut self.peers[at].state {
                 // What follows the greeting may not have been read yet.
-                alive &= link.fill(&mut self.scratch, usize::MAX);
+                alive &= link.fill(&mut self.scratch, usize::MAX, TURN_BYTES_MAX);
             }
         }
         self.receive(at, happenings);
@@ -405,7 +406,7 @@ impl Transport {
         for at in 0..self.peers.len() {
             let State::Together(link) = &mut self.peers[at].state else { continue };
             if link.has_more {
-                let is_alive = link.fill(&mut self.scratch, usize::MAX);
+                let is_alive = link.fill(&mut self.scratch, usize::MAX, TURN_BYTES_MAX);
                 self.receive(at, happenings);
                 if !is_alive {
                     self.part(at, happenings);
@@ -495,6 +496,22 @@ mod tests {
 
     fn sample() -> Hello {
         Hello { cluster: [7; 16], genesis: 9, from: 2, incarnation: 3, client_address: "127.0.0.1:7379".into() }
+    }
+
+    /// Nothing announces what was left: the system tells of what comes, once.
+    #[test]
+    fn what_a_turn_leaves_is_known_and_read_on() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (receiver, _) = listener.accept().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        std::io::Write::write_all(&mut sender, &[7; 1000]).unwrap();
+        // Until all of it is there.
+        while receiver.peek(&mut [0; 1000]).map_or(true, |count| count < 1000) {}
+        let (mut link, mut scratch) = (Link::new(TcpStream::from_std(receiver)), [0; 64]);
+        let mut turn = || (link.fill(&mut scratch, usize::MAX, 300), link.has_more, link.input.len());
+        assert_eq!((turn(), turn(), turn()), ((true, true, 320), (true, true, 640), (true, true, 960)));
+        assert_eq!((turn(), turn()), ((true, false, 1000), (true, false, 1000)));
     }
 
     #[test]

@@ -219,20 +219,6 @@ fn who_is_no_peer_of_this_cluster_and_release_is_told_so() {
     fixture.assert_unharmed();
 }
 
-/// More than is read in one turn, and then nothing that would announce the rest.
-#[test]
-fn all_that_a_peer_sends_at_once_is_read() {
-    let fixture = Fixture::start();
-    let mut wire = fixture.join();
-    let mut sent = Vec::new();
-    (0..40).for_each(|_| sent.extend(frame(Kind::CheckpointChunk, &[0; 1 << 20])));
-    sent.extend(frame(Kind::Turn, b"none"));
-    wire.stream.write_all(&sent).unwrap();
-    // The last frame is none.
-    wire.assert_closed();
-    fixture.assert_unharmed();
-}
-
 #[test]
 fn a_stranger_is_refused_by_the_head_of_what_it_sends() {
     let fixture = Fixture::start();

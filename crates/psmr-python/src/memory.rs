@@ -5,10 +5,10 @@ use crate::PURGE_DELAY_MS;
 use psmr_node::usage::used;
 use std::time::{Duration, Instant};
 
-/// How often it looks while the replica has more than it may: commands are refused meanwhile.
-const SHORT: Duration = Duration::from_secs(1);
+/// How often it looks: commands are refused while the replica has more than it may.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// When memory was last given back, and when it is next.
+/// When it was last looked, and when memory was last given back.
 pub struct Returns {
     bytes_max: u64,
     looked: Instant,
@@ -26,7 +26,7 @@ impl Returns {
     /// much all that is free.
     pub fn look(&mut self) {
         let now = Instant::now();
-        if now.saturating_duration_since(self.looked) < SHORT {
+        if now.saturating_duration_since(self.looked) < LOOK {
             return;
         }
         self.looked = now;
