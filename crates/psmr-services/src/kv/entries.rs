@@ -15,8 +15,12 @@ const LEAF_MEAN: usize = 8;
 /// The leading bits that number the leaves of an empty map.
 const BITS_MIN: u32 = 2;
 
-/// In a leaf of more entries, hashes are not spread evenly.
-const LEAF_EVEN_MAX: usize = 8 * LEAF_MEAN;
+/// Of so many entries a leaf has the tags: more than it has once in a hundred times, and together with where the entries are
+/// a cache line.
+const TAGS: usize = 20;
+
+/// The tag of a place where there is no entry.
+const NO_TAG: i16 = i16::MAX;
 
 /// Leaves grow by so many entries, or by an eighth.
 const LEAF_STEP: usize = 2;
@@ -31,7 +35,92 @@ struct Entry {
     version: u64,
 }
 
-type Leaf = Vec<Entry>;
+/// Entries whose hashes share their leading bits, and of each, in the same order, its tag: the 16 bits of the hash after those,
+/// as a number that has a sign since processors compare such. A search thus knows the entry before it has touched one. Tags
+/// are kept while there are `TAGS` entries at most.
+#[repr(align(64))]
+struct Leaf {
+    entries: Vec<Entry>,
+    tags: [i16; TAGS],
+}
+
+impl Default for Leaf {
+    fn default() -> Self {
+        Leaf { entries: Vec::new(), tags: [NO_TAG; TAGS] }
+    }
+}
+
+/// See `Leaf`. `bits`: how many leading bits all hashes in the leaf share.
+#[inline]
+fn tag_of(hash: u64, bits: u32) -> i16 {
+    ((hash << bits >> 48) as u16 ^ 0x8000) as i16
+}
+
+impl Leaf {
+    fn new(entries: Vec<Entry>, bits: u32) -> Leaf {
+        let mut leaf = Leaf { entries, ..Leaf::default() };
+        leaf.tag(bits);
+        leaf
+    }
+
+    /// Sets all tags.
+    fn tag(&mut self, bits: u32) {
+        self.tags = [NO_TAG; TAGS];
+        if self.entries.len() <= TAGS {
+            self.tags.iter_mut().zip(&self.entries).for_each(|(tag, entry)| *tag = tag_of(entry.hash, bits));
+        }
+    }
+
+    /// Where the first entry is whose hash may be this one or a higher one.
+    #[inline]
+    fn place(&self, bits: u32, hash: u64) -> usize {
+        if self.entries.len() <= TAGS {
+            let tag = tag_of(hash, bits);
+            self.tags.iter().map(|other| i16::from(*other < tag)).sum::<i16>() as usize
+        } else {
+            self.entries.partition_point(|entry| entry.hash < hash)
+        }
+    }
+
+    /// The place of a key among the entries: where it is, or where it would be.
+    #[inline]
+    fn find(&self, bits: u32, hash: u64, key: &[u8]) -> Result<usize, usize> {
+        let mut at = self.place(bits, hash);
+        while let Some(entry) = self.entries.get(at) {
+            match entry.hash.cmp(&hash).then_with(|| entry.key.bytes().cmp(key)) {
+                Ordering::Equal => return Ok(at),
+                Ordering::Greater => break,
+                Ordering::Less => at += 1,
+            }
+        }
+        Err(at)
+    }
+
+    fn insert(&mut self, at: usize, entry: Entry, bits: u32) {
+        if self.entries.len() == self.entries.capacity() {
+            self.entries.reserve_exact(LEAF_STEP.max(self.entries.len() / 8));
+        }
+        if self.entries.len() < TAGS {
+            self.tags.copy_within(at..TAGS - 1, at + 1);
+            self.tags[at] = tag_of(entry.hash, bits);
+        }
+        self.entries.insert(at, entry);
+    }
+
+    fn remove(&mut self, at: usize, bits: u32) -> Entry {
+        let removed = self.entries.remove(at);
+        if self.entries.len() < TAGS {
+            self.tags.copy_within(at + 1.., at);
+            self.tags[TAGS - 1] = NO_TAG;
+        } else {
+            self.tag(bits);
+        }
+        if self.entries.capacity() > self.entries.len() + self.entries.len() / 4 + 2 * LEAF_STEP || self.entries.is_empty() {
+            self.entries.shrink_to_fit();
+        }
+        removed
+    }
+}
 
 /// A map from keys to values, ordered by the keys' hashes and then by the keys.
 pub struct Entries {
@@ -56,54 +145,21 @@ pub fn entry_bytes(key: &[u8], value: &Value) -> usize {
 }
 
 fn leaves(bits: u32) -> Vec<Leaf> {
-    (0..1 << bits).map(|_| Leaf::new()).collect()
+    (0..1 << bits).map(|_| Leaf::default()).collect()
 }
 
-/// Where a hash would be among the entries of its leaf, if hashes were spread perfectly. `bits`: how many leading bits all
-/// hashes in the leaf share.
+/// Asks for the cache lines of what is at `place`.
 #[inline]
-fn likely_place(leaf: &[Entry], bits: u32, hash: u64) -> usize {
-    let share = (hash << bits) >> 32;
-    ((share * leaf.len() as u64) >> 32) as usize
-}
-
-/// The place of a key among the entries of its leaf: where it is, or where it would be. The search begins
-/// where the hash is likely to be, and seldom goes far.
-#[inline]
-fn find(leaf: &[Entry], bits: u32, hash: u64, key: &[u8]) -> Result<usize, usize> {
-    let mut at = if leaf.len() <= LEAF_EVEN_MAX {
-        let mut at = likely_place(leaf, bits, hash);
-        while at < leaf.len() && leaf[at].hash < hash {
-            at += 1;
-        }
-        while at > 0 && leaf[at - 1].hash >= hash {
-            at -= 1;
-        }
-        at
-    } else {
-        leaf.partition_point(|entry| entry.hash < hash)
-    };
-    while let Some(entry) = leaf.get(at).filter(|entry| entry.hash == hash) {
-        match entry.key.bytes().cmp(key) {
-            Ordering::Equal => return Ok(at),
-            Ordering::Greater => break,
-            Ordering::Less => at += 1,
-        }
-    }
-    Err(at)
-}
-
-/// Asks for the cache lines of `count` values at `first`.
-#[inline]
-fn prefetch<T>(first: *const T, count: usize) {
+fn prefetch<T>(place: &T) {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..count * size_of::<T>()).step_by(CACHE_LINE_BYTES) {
+    for byte in [0, size_of::<T>() - 1] {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        const { assert!(size_of::<T>() > 0 && size_of::<T>() <= CACHE_LINE_BYTES) };
         // SAFETY: a prefetch has no effect but on the caches, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.cast::<i8>().wrapping_add(line)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast::<i8>().wrapping_add(byte)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (first, count);
+    let _ = place;
 }
 
 impl Entries {
@@ -139,26 +195,24 @@ impl Entries {
     }
 
     /// Fetches what searches for these hashes will touch, so that they wait for memory together rather than one by one: first
-    /// where the leaves are, then the entries there.
+    /// the leaves, then the entries.
     pub fn prefetch(&self, hashes: &[u64]) {
         hashes.iter().for_each(|hash| self.prefetch_leaf(*hash));
         hashes.iter().for_each(|hash| self.prefetch_entry(*hash));
     }
 
-    /// Fetches where the leaf of a hash is.
+    /// Fetches the leaf of a hash.
     #[inline]
     pub fn prefetch_leaf(&self, hash: u64) {
-        prefetch(std::ptr::from_ref(self.leaf(hash).0), 1);
+        prefetch(self.leaf(hash).0);
     }
 
-    /// Fetches the entry of a hash; where its leaf is, is best fetched before.
+    /// Fetches the entry of a hash; its leaf is best fetched before.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
         let (leaf, bits) = self.leaf(hash);
-        // The place is likely, not certain: its neighbours come along.
-        let first = likely_place(leaf, bits, hash).saturating_sub(1);
-        if let Some(neighbours) = leaf.get(first..(first + 3).min(leaf.len())) {
-            prefetch(neighbours.as_ptr(), neighbours.len());
+        if let Some(entry) = leaf.entries.get(leaf.place(bits, hash)) {
+            prefetch(entry);
         }
     }
 
@@ -166,34 +220,31 @@ impl Entries {
     #[inline]
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<&Value> {
         let (leaf, bits) = self.leaf(hash);
-        find(leaf, bits, hash, key).ok().map(|at| &leaf[at].value)
+        leaf.find(bits, hash, key).ok().map(|at| &leaf.entries[at].value)
     }
 
     /// The version of a key's entry.
     pub fn version(&self, hash: u64, key: &[u8]) -> Option<u64> {
         let (leaf, bits) = self.leaf(hash);
-        find(leaf, bits, hash, key).ok().map(|at| leaf[at].version)
+        leaf.find(bits, hash, key).ok().map(|at| leaf.entries[at].version)
     }
 
     /// The value and the version of a key, to be changed.
     #[inline]
     pub fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<(&mut Value, &mut u64)> {
         let (leaf, bits) = self.leaf_mut(hash);
-        let at = find(leaf, bits, hash, key).ok()?;
-        let Entry { value, version, .. } = &mut leaf[at];
+        let at = leaf.find(bits, hash, key).ok()?;
+        let Entry { value, version, .. } = &mut leaf.entries[at];
         Some((value, version))
     }
 
     /// Sets the value and the version of a key that may be there.
     pub fn insert(&mut self, hash: u64, key: Key, value: Value, version: u64) {
         let (leaf, bits) = self.leaf_mut(hash);
-        match find(leaf, bits, hash, key.bytes()) {
-            Ok(at) => (leaf[at].value, leaf[at].version) = (value, version),
+        match leaf.find(bits, hash, key.bytes()) {
+            Ok(at) => (leaf.entries[at].value, leaf.entries[at].version) = (value, version),
             Err(at) => {
-                if leaf.len() == leaf.capacity() {
-                    leaf.reserve_exact(LEAF_STEP.max(leaf.len() / 8));
-                }
-                leaf.insert(at, Entry { hash, key, value, version });
+                leaf.insert(at, Entry { hash, key, value, version }, bits);
                 self.len += 1;
                 if self.len > LEAF_MEAN * (self.leaves.len() + self.split) {
                     self.split_next();
@@ -203,13 +254,13 @@ impl Entries {
     }
 
     fn split_next(&mut self) {
-        let mut low = std::mem::take(&mut self.leaves[self.split]);
+        let mut low = std::mem::take(&mut self.leaves[self.split].entries);
         let middle = (self.split as u64 * 2 + 1) << (63 - self.bits);
         let at = low.partition_point(|entry| entry.hash < middle);
-        let mut high = Leaf::with_capacity(low.len() - at);
+        let mut high = Vec::with_capacity(low.len() - at);
         high.extend(low.drain(at..));
         low.shrink_to_fit();
-        self.halves.extend([low, high]);
+        self.halves.extend([low, high].map(|entries| Leaf::new(entries, self.bits + 1)));
         self.split += 1;
         if self.split == self.leaves.len() {
             self.leaves = std::mem::take(&mut self.halves);
@@ -222,11 +273,8 @@ impl Entries {
     /// Removes a key; its value and its version, if it was there.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> Option<(Value, u64)> {
         let (leaf, bits) = self.leaf_mut(hash);
-        let at = find(leaf, bits, hash, key).ok()?;
-        let removed = leaf.remove(at);
-        if leaf.capacity() > leaf.len() + leaf.len() / 4 + 2 * LEAF_STEP || leaf.is_empty() {
-            leaf.shrink_to_fit();
-        }
+        let at = leaf.find(bits, hash, key).ok()?;
+        let removed = leaf.remove(at, bits);
         self.len -= 1;
         Some((removed.value, removed.version))
     }
@@ -236,7 +284,7 @@ impl Entries {
         let at = (hash >> (64 - self.bits)) as usize;
         let halves_before = if at < self.split { (hash >> (63 - self.bits)) as usize } else { self.halves.len() };
         let rest = self.halves[halves_before..].iter().chain(&self.leaves[at.max(self.split)..]);
-        for entry in rest.flat_map(|leaf| &leaf[..]).skip_while(|entry| entry.hash < hash) {
+        for entry in rest.flat_map(|leaf| &leaf.entries).skip_while(|entry| entry.hash < hash) {
             if !each(entry.hash, entry.key.bytes(), &entry.value, entry.version) {
                 return;
             }
@@ -257,6 +305,16 @@ mod tests {
             true
         });
         all
+    }
+
+    fn check_tags(entries: &Entries) {
+        let (whole, halves) = (&entries.leaves[entries.split..], &entries.halves);
+        let leaves = whole.iter().map(|leaf| (leaf, entries.bits)).chain(halves.iter().map(|leaf| (leaf, entries.bits + 1)));
+        for (leaf, bits) in leaves.filter(|(leaf, _)| leaf.entries.len() <= TAGS) {
+            let mut expected = [NO_TAG; TAGS];
+            expected.iter_mut().zip(&leaf.entries).for_each(|(tag, entry)| *tag = tag_of(entry.hash, bits));
+            assert_eq!(leaf.tags, expected);
+        }
     }
 
     proptest! {
@@ -283,6 +341,7 @@ mod tests {
                 }
                 prop_assert_eq!(entries.len(), model.len());
             }
+            check_tags(&entries);
             let hash = hash_of(from, 1);
             for start in [0, hash, u64::MAX] {
                 let expected: Vec<_> = model.range((start, vec![])..).map(|((h, k), v)| (*h, k.clone(), v.clone())).collect();
@@ -298,11 +357,11 @@ mod tests {
             let hash = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
             entries.insert(hash, Key::new(&n.to_le_bytes()), Value::new(b"v"), n);
         }
-        let longest = entries.leaves.iter().chain(&entries.halves).map(|leaf| leaf.len()).max();
+        let longest = entries.leaves.iter().chain(&entries.halves).map(|leaf| leaf.entries.len()).max();
         assert!(longest < Some(4 * LEAF_MEAN), "{longest:?}");
         for n in 0..100_000u64 {
             assert!(entries.remove(n.wrapping_mul(0x9E37_79B9_7F4A_7C15), &n.to_le_bytes()).is_some());
         }
-        assert_eq!(entries.leaves.iter().chain(&entries.halves).map(|leaf| leaf.capacity()).sum::<usize>(), 0);
+        assert_eq!(entries.leaves.iter().chain(&entries.halves).map(|leaf| leaf.entries.capacity()).sum::<usize>(), 0);
     }
 }
