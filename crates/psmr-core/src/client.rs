@@ -4,7 +4,7 @@
 //! Numbers count per group and kind of log. A batch is kept as it was sent until all of it is settled; sending again means
 //! sending all kept batches of that log again, in order: groups pass over what they have executed.
 
-use crate::command::{GroupId, GroupSet, LogId, ReplicaId, SessionId};
+use crate::command::{GroupId, GroupSet, LogId, ReplicaId, SessionId, GROUPS_MAX};
 use crate::entry::ROUTING_VERSION_FIRST;
 use crate::entry::{command_bytes, section_head_bytes, with_origin, BatchBuilder, BatchHead, Numbers, Section};
 use crate::execute::reads::ReadBatch;
@@ -113,7 +113,13 @@ impl Lane {
     }
 }
 
-#[derive(Debug)]
+/// So many sections keep their memory for others.
+const SPARES_MAX: usize = GROUPS_MAX;
+
+/// Sections of more bytes do not.
+const SPARE_BYTES_MAX: usize = 2048;
+
+#[derive(Debug, Default)]
 struct Gathered {
     gamma: GroupSet,
     /// The first numbers, per group of γ in ascending order.
@@ -139,6 +145,8 @@ struct LogQueue {
     gathered_bytes: usize,
     /// Per group, the last gathered section that concerns it.
     last_section: Vec<Option<usize>>,
+    /// Memory of sections that were sent.
+    spares: Vec<Gathered>,
     sent: VecDeque<Sent>,
     /// When the log last made progress, or was last sent again.
     progress_ms: u64,
@@ -164,6 +172,8 @@ pub struct ClientProxy {
     gathered_bytes: usize,
     /// The latest time that the proxy was told.
     now_ms: u64,
+    /// Memory for the numbers of a command.
+    numbers: Vec<(GroupId, u64)>,
 }
 
 impl ClientProxy {
@@ -188,6 +198,7 @@ impl ClientProxy {
             sent_bytes: 0,
             gathered_bytes: 0,
             now_ms: 0,
+            numbers: Vec::new(),
         }
     }
 
@@ -229,7 +240,9 @@ impl ClientProxy {
         if gamma.iter().any(|g| connection.of(g)[other] > self.lanes[g.index()][other].settled) {
             return Err(MustWait);
         }
-        let numbers: Vec<(GroupId, u64)> = gamma.iter().map(|g| (g, self.lanes[g.index()][numbering as usize].next())).collect();
+        let mut numbers = std::mem::take(&mut self.numbers);
+        numbers.clear();
+        numbers.extend(gamma.iter().map(|g| (g, self.lanes[g.index()][numbering as usize].next())));
         for (at, (group, number)) in numbers.iter().enumerate() {
             connection.set(*group, numbering, *number);
             let slot = match at {
@@ -241,6 +254,7 @@ impl ClientProxy {
         }
         self.commands += 1;
         self.gathered_bytes += self.logs[log.index()].gather(gamma, &numbers, payload, read, self.limits.batch_bytes);
+        self.numbers = numbers;
         Ok(())
     }
 
@@ -276,21 +290,20 @@ impl ClientProxy {
                 self.logs[at].progress_ms = now_ms;
                 self.logs[at].sent.iter().for_each(|sent| each(log, sent.batch.clone()));
             }
-            for mut full in std::mem::take(&mut self.logs[at].full) {
-                self.send(log, &mut full, now_ms, &mut each);
+            for full in std::mem::take(&mut self.logs[at].full) {
+                self.send(log, full, now_ms, &mut each);
             }
-            let mut gathered = self.logs[at].take_gathered();
+            let gathered = self.logs[at].take_gathered();
             if !gathered.is_empty() {
-                self.send(log, &mut gathered, now_ms, &mut each);
-                self.logs[at].gathered = gathered;
+                self.send(log, gathered, now_ms, &mut each);
             }
         }
         self.gathered_bytes = 0;
     }
 
-    /// Sends a batch of what was gathered, which is empty afterwards.
-    fn send(&mut self, log: LogId, gathered: &mut Vec<Gathered>, now_ms: u64, each: &mut impl FnMut(LogId, Bytes)) {
-        let sent = self.build(log, gathered, now_ms);
+    /// Sends a batch of what was gathered.
+    fn send(&mut self, log: LogId, gathered: Vec<Gathered>, now_ms: u64, each: &mut impl FnMut(LogId, Bytes)) {
+        let sent = self.build(log, &gathered, now_ms);
         self.sent_bytes += sent.batch.len();
         each(log, sent.batch.clone());
         let queue = &mut self.logs[log.index()];
@@ -298,14 +311,23 @@ impl ClientProxy {
             queue.progress_ms = now_ms;
         }
         queue.sent.push_back(sent);
+        queue.recycle(gathered);
     }
 
-    fn build(&self, log: LogId, gathered: &mut Vec<Gathered>, now_ms: u64) -> Sent {
+    fn build(&self, log: LogId, gathered: &[Gathered], now_ms: u64) -> Sent {
         let numbering = self.numbering(log) as usize;
         let expires_ms = self.now_ms.max(now_ms) + self.limits.expiry_ms;
-        let mut builder = self.batch(expires_ms);
+        let head = BatchHead {
+            session: self.session,
+            origin: self.origin,
+            keep_replies: self.keep_replies,
+            routing_version: ROUTING_VERSION_FIRST,
+            expires_ms,
+        };
+        let bytes = gathered.iter().map(|gathered| section_head_bytes(gathered.gamma) + gathered.section.weight()).sum();
+        let mut builder = BatchBuilder::with_capacity(&head, bytes);
         let mut lasts = Vec::with_capacity(gathered.len());
-        for gathered in gathered.drain(..) {
+        for gathered in gathered {
             let lanes = &self.lanes;
             let numbers = gathered
                 .gamma
@@ -321,16 +343,6 @@ impl ClientProxy {
             }
         }
         Sent { batch: builder.finish(), lasts, expires_ms }
-    }
-
-    fn batch(&self, expires_ms: u64) -> BatchBuilder {
-        BatchBuilder::new(&BatchHead {
-            session: self.session,
-            origin: self.origin,
-            keep_replies: self.keep_replies,
-            routing_version: ROUTING_VERSION_FIRST,
-            expires_ms,
-        })
     }
 
     fn numbering(&self, log: LogId) -> Numbering {
@@ -473,6 +485,21 @@ impl LogQueue {
         std::mem::take(&mut self.gathered)
     }
 
+    /// Keeps the memory of sections for others, if it is not much.
+    fn recycle(&mut self, mut sections: Vec<Gathered>) {
+        for mut gathered in sections.drain(..).filter(|gathered| gathered.section.weight() <= SPARE_BYTES_MAX) {
+            if self.spares.len() == SPARES_MAX {
+                break;
+            }
+            gathered.first.clear();
+            gathered.section.clear();
+            self.spares.push(gathered);
+        }
+        if self.gathered.is_empty() {
+            self.gathered = sections;
+        }
+    }
+
     /// Adds a command to the batch, or to the next one if this one would get too large. Returns how many bytes that adds.
     fn gather(&mut self, gamma: GroupSet, numbers: &[(GroupId, u64)], payload: &[u8], read: bool, batch_bytes: usize) -> usize {
         let (head_bytes, command_bytes) = (section_head_bytes(gamma), command_bytes(payload));
@@ -486,8 +513,10 @@ impl LogQueue {
         let at = match last {
             Some(at) if numbers.iter().all(|(group, _)| last_of(*group) == Some(at)) => at,
             _ => {
-                let first = numbers.iter().map(|(_, number)| *number).collect();
-                self.gathered.push(Gathered { gamma, first, section: Section::default() });
+                let mut gathered = self.spares.pop().unwrap_or_default();
+                gathered.gamma = gamma;
+                gathered.first.extend(numbers.iter().map(|(_, number)| *number));
+                self.gathered.push(gathered);
                 self.gathered_bytes += head_bytes;
                 self.gathered.len() - 1
             }
@@ -508,7 +537,7 @@ impl LogQueue {
 mod tests {
     use super::*;
     use crate::config::{BATCH_BYTES_MAX, COMMAND_BYTES_MAX, ENTRY_BYTES_MAX};
-    use crate::entry::{decode_batch, Entry, EntryBuilder, Item};
+    use crate::entry::{decode_batch, encode_batches, Entry, Item, BATCH_HEAD_BYTES, ENTRY_HEAD_BYTES};
 
     fn proxy() -> ClientProxy {
         ClientProxy::new(SessionId(1), 1, false, Topology::new(4, 2), ProxyLimits::default())
@@ -567,9 +596,8 @@ mod tests {
         let origins = |proxy: &mut ClientProxy| {
             let mut origins = vec![];
             proxy.flush(1, |log, batch| {
-                let mut builder = EntryBuilder::new();
-                builder.push(&batch);
-                let entry = Entry::decode(log, 1, gamma(&[0, 2]), &builder.finish(1, 0, GroupSet::EMPTY)).unwrap();
+                let bytes = encode_batches([batch].iter(), 1, 0, GroupSet::EMPTY);
+                let entry = Entry::decode(log, 1, gamma(&[0, 2]), &bytes).unwrap();
                 origins.extend(entry.heads.iter().map(|head| head.origin));
             });
             origins
@@ -587,9 +615,8 @@ mod tests {
             proxy.ordered(&mut a, gamma(groups), false, b"x", token as u64).unwrap();
         }
         proxy.flush(1, |log, batch| {
-            let mut builder = EntryBuilder::new();
-            builder.push(&batch);
-            let entry = Entry::decode(log, 1, gamma(&[0, 2]), &builder.finish(1, 0, GroupSet::EMPTY)).unwrap();
+            let bytes = encode_batches([batch].iter(), 1, 0, GroupSet::EMPTY);
+            let entry = Entry::decode(log, 1, gamma(&[0, 2]), &bytes).unwrap();
             let Some(Item::Run(run)) = entry.item(GroupId(0), 0) else { panic!() };
             assert_eq!((run.count, run.numbers.first), (2, 1));
             assert_eq!((entry.barriers.len(), entry.barriers[0].count), (1, 2));
@@ -634,7 +661,7 @@ mod tests {
             }
             batches.push(batch.len());
         });
-        let head_bytes = proxy.batch(0).finish().len();
+        let head_bytes = BATCH_HEAD_BYTES;
         assert_eq!(batches.iter().sum::<usize>(), gathered_bytes + batches.len() * head_bytes);
         assert_eq!((proxy.gathered_bytes, proxy.sent_bytes), (0, batches.iter().sum()));
         let large: Vec<&usize> = batches.iter().filter(|bytes| **bytes > 1_000 + head_bytes).collect();
@@ -645,7 +672,7 @@ mod tests {
 
     #[test]
     fn the_longest_command_of_all_groups_fits_a_batch() {
-        let groups = crate::command::GROUPS_MAX;
+        let groups = GROUPS_MAX;
         let limits = ProxyLimits::default();
         let mut proxy = ClientProxy::new(SessionId(1), 1, true, Topology::new(groups, groups), limits);
         proxy.ordered(&mut ConnectionOrder::default(), GroupSet::all(groups), false, &vec![0; COMMAND_BYTES_MAX], 1).unwrap();
@@ -653,9 +680,7 @@ mod tests {
         proxy.flush(1, |log, batch| batches.push((log, batch)));
         let [(log, batch)] = &batches[..] else { panic!("{} batches", batches.len()) };
         assert!(decode_batch(GroupSet::all(groups), *log, batch).is_ok());
-        let mut entry = EntryBuilder::new();
-        entry.push(batch);
-        assert!(entry.weight() <= ENTRY_BYTES_MAX);
+        assert!(ENTRY_HEAD_BYTES + batch.len() <= ENTRY_BYTES_MAX);
         let longer = Bytes::from(vec![0; BATCH_BYTES_MAX + 1]);
         assert!(decode_batch(GroupSet::all(groups), *log, &longer).unwrap_err().what.contains("over the limit"));
     }

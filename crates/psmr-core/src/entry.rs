@@ -250,12 +250,36 @@ impl Entry {
         self.arrivals.is_last(group, self.groups)
     }
 
-    /// Decodes what `EntryBuilder` or `encode_system` made; an empty entry (a new leader's first) has nothing in it.
+    /// Decodes what `encode_batches` or `encode_system` made; an empty entry (a new leader's first) has nothing in it.
     ///
     /// # Errors
     /// If the bytes are no entry of this version, or name groups that `log` does not carry (`allowed`).
     pub fn decode(log: LogId, index: u64, allowed: GroupSet, data: &Bytes) -> Result<Entry, Malformed> {
-        let mut entry = Entry {
+        let mut entry = Entry::blank(log, index, data);
+        if data.is_empty() {
+            return Ok(entry);
+        }
+        let mut reader = Reader::new(data.clone());
+        if reader.u8("entry version")? != ENTRY_VERSION {
+            return Err(reader.malformed("entry version"));
+        }
+        let kind = reader.u8("entry kind")?;
+        entry.stamp_ms = reader.u64("stamp")?;
+        entry.marker = reader.u64("marker")?;
+        entry.time_groups = GroupSet(reader.u64("time groups")?);
+        match kind {
+            KIND_COMMANDS => entry.decode_batches(&mut reader, allowed)?,
+            KIND_SYSTEM => {
+                entry.system = Some(decode_system(&mut reader)?);
+                entry.groups = allowed;
+            }
+            _ => return Err(reader.malformed("entry kind")),
+        }
+        Ok(entry)
+    }
+
+    fn blank(log: LogId, index: u64, data: &Bytes) -> Entry {
+        Entry {
             log,
             index,
             stamp_ms: 0,
@@ -270,33 +294,18 @@ impl Entry {
             runs: Vec::new(),
             items: Items::default(),
             data: data.clone(),
-        };
-        if data.is_empty() {
-            return Ok(entry);
         }
-        let mut reader = Reader::new(data.clone());
-        if reader.u8("entry version")? != ENTRY_VERSION {
-            return Err(reader.malformed("entry version"));
+    }
+
+    /// Decodes batches up to the end.
+    fn decode_batches(&mut self, reader: &mut Reader, allowed: GroupSet) -> Result<(), Malformed> {
+        let mut found = Vec::with_capacity(allowed.len());
+        self.runs.reserve(allowed.len());
+        while !reader.is_at_end() {
+            self.decode_batch(reader, allowed, &mut found)?;
         }
-        let kind = reader.u8("entry kind")?;
-        entry.stamp_ms = reader.u64("stamp")?;
-        entry.marker = reader.u64("marker")?;
-        entry.time_groups = GroupSet(reader.u64("time groups")?);
-        match kind {
-            KIND_COMMANDS => {
-                let mut found = Vec::new();
-                while !reader.is_at_end() {
-                    entry.decode_batch(&mut reader, allowed, &mut found)?;
-                }
-                entry.items = Items::new(entry.groups, &found);
-            }
-            KIND_SYSTEM => {
-                entry.system = Some(decode_system(&mut reader)?);
-                entry.groups = allowed;
-            }
-            _ => return Err(reader.malformed("entry kind")),
-        }
-        Ok(entry)
+        self.items = Items::new(self.groups, &found);
+        Ok(())
     }
 
     /// Adds what the groups come to in it to `found`.
@@ -399,9 +408,9 @@ pub fn decode_batch(allowed: GroupSet, log: LogId, batch: &Bytes) -> Result<Entr
     if batch.len() > BATCH_BYTES_MAX {
         return Err(Malformed { what: "length of a batch, which is over the limit,", offset: 0 });
     }
-    let mut builder = EntryBuilder::new();
-    builder.push(batch);
-    Entry::decode(log, 0, allowed, &builder.finish(0, 0, GroupSet::EMPTY))
+    let mut entry = Entry::blank(log, 0, batch);
+    entry.decode_batches(&mut Reader::new(batch.clone()), allowed)?;
+    Ok(entry)
 }
 
 fn decode_head(reader: &mut Reader) -> Result<BatchHead, Malformed> {
@@ -498,6 +507,9 @@ pub(crate) fn command_bytes(payload: &[u8]) -> usize {
     COMMAND_HEAD + payload.len()
 }
 
+/// The bytes of a batch before its sections.
+pub(crate) const BATCH_HEAD_BYTES: usize = 26;
+
 /// Builds a batch: the commands of one session for one log.
 #[derive(Debug)]
 pub struct BatchBuilder {
@@ -505,15 +517,16 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// An empty batch with this head.
-    pub fn new(head: &BatchHead) -> BatchBuilder {
-        let mut out = Vec::new();
+    /// An empty batch with this head, with room for sections of `bytes` bytes.
+    pub fn with_capacity(head: &BatchHead, bytes: usize) -> BatchBuilder {
+        let mut out = Vec::with_capacity(BATCH_HEAD_BYTES + bytes);
         out.u32(0);
         out.u64(head.session.0);
         out.u8(head.origin);
         out.u8(if head.keep_replies { FLAG_KEEP_REPLIES } else { 0 });
         out.u32(head.routing_version);
         out.u64(head.expires_ms);
+        debug_assert_eq!(out.len(), BATCH_HEAD_BYTES);
         BatchBuilder { out }
     }
 
@@ -556,48 +569,25 @@ pub fn with_origin(batch: &Bytes, origin: ReplicaId) -> Bytes {
     out.into()
 }
 
-/// Builds an entry of batches.
-#[derive(Debug)]
-pub struct EntryBuilder {
-    out: Vec<u8>,
-}
+/// The bytes of an entry before its batches.
+pub const ENTRY_HEAD_BYTES: usize = 26;
 
-/// The bytes before the first batch.
-const ENTRY_HEAD: usize = 26;
-
-impl Default for EntryBuilder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl EntryBuilder {
-    /// An entry without batches.
-    pub fn new() -> EntryBuilder {
-        EntryBuilder { out: vec![0; ENTRY_HEAD] }
-    }
-
-    /// Adds a batch.
-    pub fn push(&mut self, batch: &[u8]) {
-        self.out.extend_from_slice(batch);
-    }
-
-    /// How many bytes the entry has.
-    pub fn weight(&self) -> usize {
-        self.out.len()
-    }
-
-    /// The entry.
-    pub fn finish(mut self, stamp_ms: u64, marker: u64, time_groups: GroupSet) -> Bytes {
-        let mut head = Vec::with_capacity(ENTRY_HEAD);
-        head.u8(ENTRY_VERSION);
-        head.u8(KIND_COMMANDS);
-        head.u64(stamp_ms);
-        head.u64(marker);
-        head.u64(time_groups.0);
-        self.out[..ENTRY_HEAD].copy_from_slice(&head);
-        self.out.into()
-    }
+/// An entry that holds these batches.
+pub fn encode_batches<'a>(
+    batches: impl Iterator<Item = &'a Bytes> + Clone,
+    stamp_ms: u64,
+    marker: u64,
+    time_groups: GroupSet,
+) -> Bytes {
+    let mut out = Vec::with_capacity(ENTRY_HEAD_BYTES + batches.clone().map(Bytes::len).sum::<usize>());
+    out.u8(ENTRY_VERSION);
+    out.u8(KIND_COMMANDS);
+    out.u64(stamp_ms);
+    out.u64(marker);
+    out.u64(time_groups.0);
+    debug_assert_eq!(out.len(), ENTRY_HEAD_BYTES);
+    batches.for_each(|batch| out.extend_from_slice(batch));
+    out.into()
 }
 
 /// An entry that holds a command to the engine.
@@ -662,13 +652,11 @@ mod tests {
         let mut section = Section::default();
         section.push(b"a", false);
         section.push(b"bc", true);
-        let mut batch = BatchBuilder::new(&HEAD);
+        let mut batch = BatchBuilder::with_capacity(&HEAD, 0);
         batch.single(GroupId(3), numbers(1), &section);
         batch.multi([GroupId(1), GroupId(3)].into_iter().collect(), [numbers(5), numbers(3)].into_iter(), &section);
         batch.single(GroupId(3), numbers(5), &section);
-        let mut entry = EntryBuilder::new();
-        entry.push(&batch.finish());
-        entry.finish(123, 9, GroupSet::one(GroupId(0)))
+        encode_batches([batch.finish()].iter(), 123, 9, GroupSet::one(GroupId(0)))
     }
 
     #[test]
@@ -718,7 +706,7 @@ mod tests {
         section.push(b"a", false);
         section.push(b"b", false);
         for (first, is_allowed) in [(u64::MAX - 2, true), (u64::MAX - 1, false)] {
-            let mut batch = BatchBuilder::new(&HEAD);
+            let mut batch = BatchBuilder::with_capacity(&HEAD, 0);
             batch.single(GroupId(0), numbers(first), &section);
             assert_eq!(decode_batch(GroupSet::all(4), LogId(0), &batch.finish()).is_ok(), is_allowed);
         }

@@ -107,9 +107,21 @@ pub struct Replies {
 }
 
 impl Replies {
+    /// Room for `count` replies of a few bytes.
+    pub fn with_capacity(count: usize) -> Replies {
+        Replies { bytes: Vec::with_capacity(count * 2), ends: Vec::with_capacity(count), unwanted: false }
+    }
+
+    /// Replies that nobody will look at: none are kept.
+    pub fn unwanted() -> Replies {
+        Replies { unwanted: true, ..Replies::default() }
+    }
+
     /// Marks the end of a reply that has been written to `bytes`.
     pub fn end(&mut self) {
-        self.ends.push(self.bytes.len());
+        if !self.unwanted {
+            self.ends.push(self.bytes.len());
+        }
     }
 
     /// Adds a whole reply.
@@ -118,6 +130,12 @@ impl Replies {
             self.bytes.extend_from_slice(reply);
         }
         self.end();
+    }
+
+    /// The last reply.
+    pub fn last(&self) -> Option<&[u8]> {
+        let (end, before) = self.ends.split_last()?;
+        Some(&self.bytes[before.last().copied().unwrap_or(0)..*end])
     }
 
     /// Forgets all replies, keeps the memory.

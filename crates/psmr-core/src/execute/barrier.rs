@@ -154,7 +154,7 @@ impl Meeting<'_> {
                 replies.end();
                 self.settle(head, numbering, position);
                 if head.keep_replies && !command.read {
-                    let reply = replies.iter().last().unwrap_or_default();
+                    let reply = replies.last().unwrap_or_default();
                     let number = self.barrier.numbers[0].first + position;
                     self.groups[0].sessions.keep_reply(head.session, numbering, number, reply);
                 }

@@ -268,7 +268,7 @@ impl Group {
         let mut number = run.numbers.first + settled;
         let end = run.numbers.first + u64::from(run.count);
         let first = number;
-        let mut replies = Replies { unwanted: !own && !head.keep_replies, ..Replies::default() };
+        let mut replies = if own || head.keep_replies { Replies::with_capacity(run.count as usize) } else { Replies::unwanted() };
         if own {
             self.take_reads(engine);
         }

@@ -3,7 +3,7 @@
 use super::mirror::{to_log_entry, Mirror};
 use crate::command::{GroupSet, LogId, ReplicaId};
 use crate::config::{Config, ENTRY_BYTES_MAX};
-use crate::entry::{encode_system, EntryBuilder, System};
+use crate::entry::{encode_batches, encode_system, System, ENTRY_HEAD_BYTES};
 use crate::error::CoreError;
 use crate::log::{LogRecord, RecoveredLog};
 use crate::message::Place;
@@ -305,17 +305,10 @@ impl RaftLog {
             self.systems.remove(0);
         }
         while self.has_something_to_propose(is_full) && self.may_propose(now_ms, config) {
-            let mut builder = EntryBuilder::new();
-            let mut taken = 0;
-            for batch in self.batches.iter().take(if is_full { 0 } else { usize::MAX }) {
-                if taken > 0 && builder.weight() + batch.len() > config.entry_bytes_max {
-                    break;
-                }
-                builder.push(batch);
-                taken += 1;
-            }
+            let taken = self.batches_of_next_entry(is_full, config.entry_bytes_max);
             self.stamp_ms = self.stamp_ms.max(stamp_ms);
-            if !self.propose_entry(builder.finish(self.stamp_ms, self.marker_wanted, self.time_groups)) {
+            let batches = self.batches.iter().take(taken);
+            if !self.propose_entry(encode_batches(batches, self.stamp_ms, self.marker_wanted, self.time_groups)) {
                 return;
             }
             self.marker_logged = self.marker_wanted;
@@ -323,6 +316,20 @@ impl RaftLog {
             for batch in self.batches.drain(..taken) {
                 self.batch_bytes -= batch.len();
             }
+        }
+    }
+
+    /// How many batches fit the next entry; one does, whatever its size.
+    fn batches_of_next_entry(&self, is_full: bool, entry_bytes_max: usize) -> usize {
+        let mut weight = ENTRY_HEAD_BYTES;
+        let fits = |(at, batch): &(usize, &Bytes)| {
+            weight += batch.len();
+            *at == 0 || weight <= entry_bytes_max
+        };
+        if is_full {
+            0
+        } else {
+            self.batches.iter().enumerate().take_while(fits).count()
         }
     }
 

@@ -1,7 +1,7 @@
 //! Entries made by hand, for tests of the execution side alone.
 
 use psmr_core::command::{GroupId, GroupSet, LogId, SessionId};
-use psmr_core::entry::{encode_system, BatchBuilder, BatchHead, Entry, EntryBuilder, Numbers, Section, System};
+use psmr_core::entry::{encode_batches, encode_system, BatchBuilder, BatchHead, Entry, Numbers, Section, System};
 use psmr_core::execute::Engine;
 use psmr_core::routing::Topology;
 use psmr_core::sync::Arc;
@@ -24,7 +24,7 @@ impl EntryMaker {
     pub fn entry(&mut self, log: u8, marker: u64, commands: &[(&[u8], &str)]) -> Arc<Entry> {
         let log = LogId(log);
         let head = BatchHead { session: SessionId(1), origin: 1, keep_replies: false, routing_version: 1, expires_ms: u64::MAX };
-        let mut batch = BatchBuilder::new(&head);
+        let mut batch = BatchBuilder::with_capacity(&head, 0);
         for (groups, payload) in commands {
             let mut section = Section::default();
             section.push(payload.as_bytes(), false);
@@ -36,11 +36,9 @@ impl EntryMaker {
                 batch.multi(gamma, numbers.into_iter(), &section);
             }
         }
-        let mut builder = EntryBuilder::new();
-        builder.push(&batch.finish());
         let index = self.indices.entry(log).or_default();
         *index += 1;
-        let bytes = builder.finish(1, marker, GroupSet::EMPTY);
+        let bytes = encode_batches([batch.finish()].iter(), 1, marker, GroupSet::EMPTY);
         Arc::new(Entry::decode(log, *index, self.topology.groups_of(log), &bytes).expect("an entry"))
     }
 
