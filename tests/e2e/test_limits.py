@@ -227,6 +227,38 @@ def test_large_replies_are_made_as_they_are_taken(tmp_path: Path, threads: str) 
         assert is_equal(cluster)
 
 
+@pytest.mark.parametrize("kind", ["getex", "exec", "mget"])
+def test_values_are_returned_as_they_are_taken_by_what_cannot_wait(tmp_path: Path, kind: str) -> None:
+    """A client has got many small replies, then asks for over a GB in one go and takes nothing at first; others go on."""
+    count, value = 300, b"0123456789abcdef" * (MIB // 4)
+    bulk = b"$%d\r\n%s\r\n" % (len(value), value)
+    keys = [(b"big:%d" % (number % 4), b"big:%d" % ((number + 1) % 4)) for number in range(count)]
+    if kind == "getex":
+        asked, expected = [request(b"GETEX", key, b"PERSIST") for key, _ in keys], bulk
+    elif kind == "mget":
+        asked, expected = [request(b"MGET", *pair) for pair in keys], b"*2\r\n" + bulk + bulk
+    else:
+        steps = [request(b"GET", key) + request(b"SET", b"{%s}" % key, b"x") for key, _ in keys]
+        asked = [request(b"MULTI") + step + request(b"EXEC") for step in steps]
+        expected = b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n%s+OK\r\n" % bulk
+    with Local(tmp_path) as cluster, redis.Redis(port=cluster.port, socket_timeout=TIMEOUT_S) as other:
+        for number in range(4):
+            other.set(f"big:{number}", value)
+        with Raw(cluster, 1) as slow:
+            slow.socket.sendall(request(b"SET", b"small", b"x") * 1000)
+            assert slow.take(5000) == b"+OK\r\n" * 1000
+            before = max(map(resident_bytes_max, cluster.pids()))
+            slow.socket.sendall(b"".join(asked))
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                assert other.incr("others") > 0
+            for _ in range(count):
+                assert slow.take(len(expected)) == expected
+            assert slow.ask(request(b"PING")) == b"+PONG\r\n"
+        assert max(map(resident_bytes_max, cluster.pids())) - before < 500 * MIB
+        assert is_equal(cluster)
+
+
 def resident_bytes_max(pid: int) -> int:
     """Return the most memory that a process has had."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -23,7 +23,10 @@ pub fn set(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink
         return gateway.write(request, sink, |encoder| encoder.set(key, value, Expiry::Never, SetIf::Always, false));
     }
     match SetOptions::parse(request) {
-        Ok(o) => gateway.write(request, sink, |encoder| encoder.set(key, value, o.expiry, o.condition, o.get)),
+        Ok(o) if o.get => {
+            gateway.write_for_value(request, sink, |encoder| encoder.set(key, value, o.expiry, o.condition, true));
+        }
+        Ok(o) => gateway.write(request, sink, |encoder| encoder.set(key, value, o.expiry, o.condition, false)),
         Err(text) => gateway.answer_error(sink, &text),
     }
 }

@@ -21,6 +21,7 @@ mod sha1;
 mod strings;
 pub mod table;
 mod transaction;
+mod values;
 mod write;
 
 pub use counts::Counts;
@@ -38,6 +39,7 @@ use psmr_core::gateway::{ClientInfo, Failure, Gateway, Sink};
 use std::sync::Arc;
 use table::{find, find_subcommand, Access, CommandSpec};
 use transaction::Transactions;
+use values::ValueWindow;
 use write::Writer;
 
 /// The version of Redis whose behaviour this is, as clients are told.
@@ -124,6 +126,7 @@ pub struct RespGateway {
     counts: Arc<Counts>,
     scripts: Arc<Scripts>,
     totals: Arc<Totals>,
+    values: ValueWindow,
 }
 
 /// Which replies the client wants (CLIENT REPLY).
@@ -150,6 +153,8 @@ impl ReplyMode {
 struct Form {
     /// The client wants no reply.
     is_silent: bool,
+    /// The request is counted in `RespGateway::values`.
+    has_values: bool,
     is_resp3: bool,
     way: Way,
     /// The command's place in the table.
@@ -198,18 +203,22 @@ impl Way {
 /// In a tag that is none of a transaction: the client wants no reply.
 const SILENT: u32 = 1 << 30;
 
+/// In such a tag: see `Form::has_values`.
+const HAS_VALUES: u32 = 1 << 29;
+
 impl Form {
     #[inline]
     fn tag(self) -> u32 {
         let silent = if self.is_silent { SILENT } else { 0 };
-        u32::from(self.is_resp3) | self.way.code() << 1 | (self.command as u32) << (1 + Way::BITS) | silent
+        let has_values = if self.has_values { HAS_VALUES } else { 0 };
+        u32::from(self.is_resp3) | self.way.code() << 1 | (self.command as u32) << (1 + Way::BITS) | silent | has_values
     }
 
     #[inline]
     fn of_tag(tag: u32) -> Form {
         let way = Way::of_code(tag >> 1 & ((1 << Way::BITS) - 1));
-        let command = ((tag & !SILENT) >> (1 + Way::BITS)) as usize;
-        Form { is_resp3: tag & 1 != 0, is_silent: tag & SILENT != 0, way, command }
+        let command = ((tag & !(SILENT | HAS_VALUES)) >> (1 + Way::BITS)) as usize;
+        Form { is_resp3: tag & 1 != 0, is_silent: tag & SILENT != 0, has_values: tag & HAS_VALUES != 0, way, command }
     }
 }
 
@@ -253,6 +262,9 @@ impl Gateway for RespGateway {
         if transaction::is_own(tag) {
             return transaction::on_reply(self, tag, reply, out);
         }
+        if tag & HAS_VALUES != 0 {
+            self.values.end(reply.len());
+        }
         if tag & SILENT != 0 {
             return;
         }
@@ -273,7 +285,10 @@ impl Gateway for RespGateway {
     }
 
     fn on_failure(&mut self, tag: u32, failure: Failure, out: &mut Vec<u8>) {
-        let is_silent = if transaction::is_own(tag) { self.transactions.on_failure(tag) } else { tag & SILENT != 0 };
+        let is_silent = if transaction::is_own(tag) { transaction::on_failure(self, tag) } else { tag & SILENT != 0 };
+        if !transaction::is_own(tag) && tag & HAS_VALUES != 0 {
+            self.values.end(0);
+        }
         if is_silent {
             return;
         }
@@ -292,7 +307,7 @@ impl Gateway for RespGateway {
     }
 
     fn is_waiting(&self) -> bool {
-        self.transactions.is_waiting()
+        self.transactions.is_waiting() || self.values.is_full()
     }
 
     fn wants_close(&self) -> bool {
@@ -364,6 +379,7 @@ impl RespGateway {
             transactions: Transactions::default(),
             replies: ReplyMode::default(),
             totals: Arc::default(),
+            values: ValueWindow::default(),
             drawn: 0,
             scratch: Vec::new(),
             counts: Arc::default(),
@@ -520,11 +536,29 @@ impl RespGateway {
 
     #[inline]
     fn write_as(&mut self, way: Way, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
-        let tag = self.form(request, way).tag();
+        self.write_with(self.form(request, way), request, sink, encode);
+    }
+
+    /// Multicasts a write that returns a value.
+    fn write_for_value(&mut self, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
+        let has_values = self.begin_values();
+        self.write_with(Form { has_values, ..self.form(request, Way::Plain) }, request, sink, encode);
+    }
+
+    #[inline]
+    fn write_with(&mut self, form: Form, request: &Request<'_>, sink: &mut dyn Sink, encode: impl FnOnce(Encoder<'_>)) {
         self.scratch.clear();
         encode(Encoder(&mut self.scratch));
-        sink.ordered(request.gamma, false, tag, &self.scratch);
+        sink.ordered(request.gamma, false, form.tag(), &self.scratch);
         self.scratch.shrink_to(SCRATCH_KEPT_BYTES);
+    }
+
+    /// A request with values goes on its way, and is counted. False: it is kept for EXEC, which is counted.
+    fn begin_values(&mut self) -> bool {
+        if !self.transactions.is_queueing {
+            self.values.begin();
+        }
+        !self.transactions.is_queueing
     }
 
     /// Reads: where γ is one group, in that group without order; else in the order of all of γ.
@@ -540,14 +574,18 @@ impl RespGateway {
         encode(Encoder(&mut self.scratch));
         match request.gamma.lowest() {
             Some(group) if request.gamma.len() == 1 => sink.read(group, form.tag(), &self.scratch),
-            _ => sink.ordered(request.gamma, true, form.tag(), &self.scratch),
+            _ => {
+                let has_values = self.begin_values();
+                sink.ordered(request.gamma, true, Form { has_values, ..form }.tag(), &self.scratch);
+            }
         }
         self.scratch.shrink_to(SCRATCH_KEPT_BYTES);
     }
 
     #[inline]
     fn form(&self, request: &Request<'_>, way: Way) -> Form {
-        Form { is_resp3: self.is_resp3, is_silent: self.replies.is_silent, way, command: request.command }
+        let is_silent = self.replies.is_silent;
+        Form { is_resp3: self.is_resp3, is_silent, has_values: false, way, command: request.command }
     }
 }
 

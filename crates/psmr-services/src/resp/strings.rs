@@ -13,11 +13,11 @@ const BITS_MAX: i64 = 8 * (512 << 20);
 
 pub fn get_set(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
     let (key, value) = (request.argument(1), request.argument(2));
-    gateway.write(request, sink, |encoder| encoder.set(key, value, Expiry::Never, SetIf::Always, true));
+    gateway.write_for_value(request, sink, |encoder| encoder.set(key, value, Expiry::Never, SetIf::Always, true));
 }
 
 pub fn take(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
-    gateway.write(request, sink, |encoder| encoder.take(request.argument(1)));
+    gateway.write_for_value(request, sink, |encoder| encoder.take(request.argument(1)));
 }
 
 pub fn get_expire(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {
@@ -44,7 +44,7 @@ pub fn get_expire(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut d
             Err(kind) => return gateway.read(request, sink, |encoder| encoder.refuse(key, kind, None)),
         },
     };
-    gateway.write(request, sink, |encoder| encoder.get_expire(key, expiry));
+    gateway.write_for_value(request, sink, |encoder| encoder.get_expire(key, expiry));
 }
 
 pub fn set_absent(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut dyn Sink) {

@@ -48,6 +48,8 @@ pub fn is_own(tag: u32) -> bool {
 pub struct Transactions {
     /// Since MULTI.
     open: Option<Open>,
+    /// A request that is to be executed with others is being looked at.
+    pub(super) is_queueing: bool,
     watched: BTreeMap<Vec<u8>, u64>,
     watched_bytes: usize,
     /// A watched key may have changed unseen: its version is not known.
@@ -130,17 +132,6 @@ impl Transactions {
     pub fn reset(&mut self) {
         self.open = None;
         self.unwatch();
-    }
-
-    /// There will be no reply with this tag. Whether nobody wants to hear of that.
-    pub fn on_failure(&mut self, tag: u32) -> bool {
-        if tag == WATCH_TAG {
-            self.asked = None;
-            self.is_watch_lost = true;
-            self.is_silent
-        } else {
-            self.take_executed(tag).is_some_and(|executed| executed.is_silent)
-        }
     }
 
     fn take_executed(&mut self, tag: u32) -> Option<Executed> {
@@ -245,7 +236,9 @@ pub fn on_request(gateway: &mut RespGateway, request: &Request<'_>, sink: &mut d
             open.keep(request);
         } else {
             let mut queue = Queue { sink, open: &mut open };
+            gateway.transactions.is_queueing = true;
             (request.spec.handler)(gateway, request, &mut queue);
+            gateway.transactions.is_queueing = false;
         }
         is_too_long = open.steps.len() + open.kept_bytes > STEPS_BYTES_MAX || open.items.len() > STEPS_MAX;
     }
@@ -295,7 +288,9 @@ pub fn exec(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
         return gateway.answer(sink, |writer| writer.null_array());
     }
     let is_resp3 = gateway.is_resp3;
+    gateway.transactions.is_queueing = true;
     open.items.iter_mut().for_each(|item| item.prepare(gateway, sink));
+    gateway.transactions.is_queueing = false;
     for key in watched.keys() {
         open.gamma.insert(sink.topology().group_of_slot(place_of(key).slot));
     }
@@ -310,6 +305,7 @@ pub fn exec(gateway: &mut RespGateway, _: &Request<'_>, sink: &mut dyn Sink) {
     Encoder(&mut gateway.scratch).transaction(watched.iter().map(|(key, version)| (&key[..], *version)), &open.steps);
     let is_silent = gateway.replies.is_silent;
     let tag = gateway.transactions.add_executed(Executed { is_resp3, is_silent, items: open.items });
+    gateway.values.begin();
     issue(gateway, open.gamma, !open.writes, tag, sink);
 }
 
@@ -349,6 +345,7 @@ pub fn on_reply(gateway: &mut RespGateway, tag: u32, reply: &[u8], out: &mut Vec
         return;
     }
     let Some(Executed { is_resp3, is_silent, items }) = gateway.transactions.take_executed(tag) else { return };
+    gateway.values.end(reply.len());
     if is_silent {
         return;
     }
@@ -365,6 +362,19 @@ pub fn on_reply(gateway: &mut RespGateway, tag: u32, reply: &[u8], out: &mut Vec
         out.truncate(start);
         Writer { out, is_resp3 }.error(b"ERR internal error: the service's reply is malformed");
     }
+}
+
+/// There will be no reply with this tag. Whether nobody wants to hear of that.
+pub fn on_failure(gateway: &mut RespGateway, tag: u32) -> bool {
+    let transactions = &mut gateway.transactions;
+    if tag == WATCH_TAG {
+        transactions.asked = None;
+        transactions.is_watch_lost = true;
+        return transactions.is_silent;
+    }
+    let Some(executed) = transactions.take_executed(tag) else { return false };
+    gateway.values.end(0);
+    executed.is_silent
 }
 
 fn write_items(gateway: &mut RespGateway, items: &[Item], mut replies: &[u8], out: &mut Vec<u8>) -> Option<()> {
