@@ -304,13 +304,13 @@ fn a_client_of_redis_cluster_finds_all_slots_here_and_the_other_replicas() {
 #[test]
 fn what_is_told_about_a_value_follows_from_the_value() {
     let mut connection = Connection::new(7);
-    for (value, encoding, bytes) in [("-12", "int", 56), ("1.5", "embstr", 56), (&"x".repeat(45), "raw", 101)] {
+    for (value, encoding, bytes) in [("-12", "int", 48), ("1.5", "embstr", 48), (&"x".repeat(45), "raw", 93)] {
         connection.words(&format!("SET k {value}"));
         assert_eq!(connection.words("OBJECT ENCODING k"), format!("${}\r\n{encoding}\r\n", encoding.len()));
         assert_eq!(connection.words("MEMORY USAGE k SAMPLES 0"), format!(":{bytes}\r\n"));
     }
     connection.words("PEXPIRE k 1000");
-    assert_eq!(connection.words("MEMORY USAGE k"), ":125\r\n");
+    assert_eq!(connection.words("MEMORY USAGE k"), ":117\r\n");
     assert_eq!(
         (connection.words("OBJECT REFCOUNT k"), connection.words("OBJECT IDLETIME k")),
         (":1\r\n".into(), ":0\r\n".into())

@@ -72,7 +72,7 @@ pub fn clamped(length: usize, start: i64, end: i64) -> Option<Range<usize>> {
     let length = length as i64;
     let from_start = |place: i64| if place < 0 { place.saturating_add(length).max(0) } else { place };
     let (start, end) = (from_start(start), from_start(end).min(length - 1));
-    (start <= end && length > 0).then_some(start as usize..end as usize + 1)
+    (start <= end && length > 0).then(|| start as usize..end as usize + 1)
 }
 
 #[cfg(test)]

@@ -61,7 +61,13 @@ fn gone_place(hash: u64) -> usize {
 
 impl Default for Store {
     fn default() -> Self {
-        Store { entries: Entries::default(), due: BTreeSet::new(), due_next_ms: u64::MAX, changes: 0, gone: Vec::new() }
+        Entries::default().into()
+    }
+}
+
+impl From<Entries> for Store {
+    fn from(entries: Entries) -> Self {
+        Store { entries, due: BTreeSet::new(), due_next_ms: u64::MAX, changes: 0, gone: Vec::new() }
     }
 }
 
@@ -293,7 +299,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn keys_of_one_hash_are_told_apart(steps in proptest::collection::vec((0..5u8, 0..12u8, 1..40u64), 0..300)) {
-            let (mut store, mut model) = (Store::default(), Model::new());
+            let (mut store, mut model) = (Store::from(Entries::by(|key| u64::from(key[0] % 3))), Model::new());
             for (step, k, n) in steps {
                 let (hash, key) = (u64::from(k % 3), vec![k; 1 + usize::from(k) * 3]);
                 let at = (hash, key.clone());
@@ -329,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_touched_key_that_has_expired_is_removed() {
-        let mut store = Store::default();
+        let mut store = Store::from(Entries::by(|_| 1));
         let mut value = Value::new(b"v");
         value.set_expires_ms(Some(10));
         store.add(1, b"k", value);
@@ -340,7 +346,7 @@ mod tests {
 
     #[test]
     fn no_more_expired_keys_than_allowed_are_removed_at_once() {
-        let mut store = Store::default();
+        let mut store = Store::from(Entries::by(|key| u64::from(key[0])));
         for hash in 0..10u64 {
             let mut value = Value::new(b"v");
             value.set_expires_ms(Some(hash));
