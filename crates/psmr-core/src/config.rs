@@ -46,7 +46,7 @@ pub struct Config {
     /// Bytes of a log that may be committed here and not yet delivered by all groups. Beyond that, a leader admits no more
     /// commands, and a follower takes no more entries: it lags, and catches up by a checkpoint if need be.
     pub undelivered_bytes_max: u64,
-    /// Bytes of all logs in memory that make a replica ask for a checkpoint, unless its state is large.
+    /// Bytes by which all logs have grown since the last checkpoint that make a replica ask for one, unless its state is large.
     pub checkpoint_log_bytes: usize,
     /// How far a leader's stamps may be ahead of the median of the replicas' clocks, in milliseconds.
     pub clock_lead_ms_max: u64,
@@ -71,7 +71,7 @@ impl Config {
             gather_ms_max: 2,
             pending_bytes_max: 64 << 20,
             undelivered_bytes_max: 64 << 20,
-            checkpoint_log_bytes: 64 << 20,
+            checkpoint_log_bytes: 32 << 20,
             clock_lead_ms_max: 500,
             planted: PlantedErrors::default(),
         }

@@ -15,6 +15,7 @@ impl Order {
         self.peer_mut(replica).connected = true;
         if self.membership.on_connected(replica, incarnation) {
             self.logs.iter_mut().for_each(|log| log.forget_promises(replica));
+            self.peer_mut(replica).forget_committed();
         }
         self.logs.iter_mut().filter(|log| log.is_leader()).for_each(|log| log.on_listening(replica, true));
         self.greet(replica);

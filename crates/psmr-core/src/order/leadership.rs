@@ -26,6 +26,18 @@ pub(super) struct Peer {
     ready_since: Vec<Option<u64>>,
 }
 
+impl Peer {
+    /// What it had committed in a log when its last report came; 0 if there was none.
+    pub fn committed_in(&self, at: usize) -> u64 {
+        self.committed.get(at).copied().unwrap_or(0)
+    }
+
+    /// It has lost its memory.
+    pub fn forget_committed(&mut self) {
+        self.committed.fill(0);
+    }
+}
+
 /// Entries that a replica may be behind in a log and still count as up to date: under load somebody always is.
 const BEHIND_MAX: u64 = 128;
 

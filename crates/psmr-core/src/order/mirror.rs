@@ -17,9 +17,10 @@ pub struct Mirror {
     /// (index, term) that `entries` start after.
     start: (u64, u64),
     entries: VecDeque<Entry>,
-    bytes: usize,
     /// (index, term) of the newest own checkpoint, which stands in for the entries up to it.
     checkpoint: (u64, u64),
+    /// What the entries after the checkpoint take.
+    bytes_since: usize,
 }
 
 impl Mirror {
@@ -30,7 +31,7 @@ impl Mirror {
         let mut mirror = Mirror { hard_state, conf_state, start: recovered.start, ..Mirror::default() };
         mirror.append(recovered.entries.into_iter().map(from_log_entry));
         if mirror.term_at(checkpoint.0) == Some(checkpoint.1) {
-            mirror.checkpoint = checkpoint;
+            mirror.set_checkpoint(checkpoint.0, checkpoint.1);
         } else {
             mirror.start_after(checkpoint.0, checkpoint.1);
         }
@@ -44,9 +45,9 @@ impl Mirror {
         self.start.0 + self.entries.len() as u64
     }
 
-    /// The memory that the entries take.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// The memory that the entries since the newest checkpoint take.
+    pub fn bytes_since_checkpoint(&self) -> usize {
+        self.bytes_since
     }
 
     /// Appends entries; the first one's index replaces everything from there on.
@@ -54,10 +55,11 @@ impl Mirror {
         for entry in entries {
             assert!(entry.index > self.start.0 && entry.index <= self.last() + 1, "a gap in the log at {}", entry.index);
             while self.last() >= entry.index {
+                // Never one that a checkpoint covers: those are committed.
                 let gone = self.entries.pop_back();
-                self.bytes -= gone.map_or(0, |e| weight(&e));
+                self.bytes_since -= gone.map_or(0, |e| weight(&e));
             }
-            self.bytes += weight(&entry);
+            self.bytes_since += weight(&entry);
             self.entries.push_back(entry);
         }
     }
@@ -80,28 +82,25 @@ impl Mirror {
     /// The own checkpoint that lagging peers are to be given.
     pub fn set_checkpoint(&mut self, index: u64, term: u64) {
         self.checkpoint = (index, term);
+        self.bytes_since = self.entries.iter().rev().take_while(|e| e.index > index).map(weight).sum();
     }
 
     /// Starts anew after (index, term), which a checkpoint of a peer covers.
     pub fn start_after(&mut self, index: u64, term: u64) {
         self.entries.clear();
-        self.bytes = 0;
+        self.bytes_since = 0;
         self.start = (index, term);
         self.hard_state.commit = self.hard_state.commit.max(index);
         self.checkpoint = (index, term);
     }
 
-    /// Drops the entries up to `index`, which a checkpoint covers. False if there was nothing to drop.
+    /// Drops the entries up to `index`, which the newest checkpoint covers. False if there was nothing to drop.
     pub fn trim(&mut self, index: u64) -> bool {
         if index <= self.start.0 || index > self.last() {
             return false;
         }
         let term = self.term_at(index).unwrap_or(self.start.1);
-        while self.start.0 < index {
-            let gone = self.entries.pop_front();
-            self.bytes -= gone.map_or(0, |e| weight(&e));
-            self.start.0 += 1;
-        }
+        self.entries.drain(..(index - self.start.0) as usize);
         self.start = (index, term);
         true
     }
@@ -216,8 +215,20 @@ mod tests {
         assert!(m.trim(3) && !m.trim(3));
         assert_eq!((m.first_index().unwrap(), m.term(3).unwrap(), m.term(4).unwrap()), (4, 2, 3));
         assert!(m.term(2).is_err() && m.snapshot(0, 1).is_err());
-        assert_eq!(m.bytes(), ENTRY_OVERHEAD);
         m.set_checkpoint(4, 3);
         assert_eq!(m.snapshot(0, 1).unwrap().get_metadata().index, 4);
+    }
+
+    #[test]
+    fn the_log_grows_anew_after_each_checkpoint_however_much_of_it_is_kept() {
+        let mut m = mirror(&[1, 1, 2, 3]);
+        assert_eq!(m.bytes_since_checkpoint(), 4 * ENTRY_OVERHEAD);
+        m.set_checkpoint(3, 2);
+        assert_eq!((m.first_index().unwrap(), m.bytes_since_checkpoint()), (1, ENTRY_OVERHEAD));
+        m.trim(2);
+        m.append([Entry { term: 4, index: 4, ..Entry::default() }, Entry { term: 4, index: 5, ..Entry::default() }].into_iter());
+        assert_eq!((m.first_index().unwrap(), m.bytes_since_checkpoint()), (3, 2 * ENTRY_OVERHEAD));
+        m.start_after(9, 5);
+        assert_eq!((m.last(), m.bytes_since_checkpoint()), (9, 0));
     }
 }

@@ -33,10 +33,10 @@ pub use membership::{Identity, Standing};
 /// Ticks between asking again for a time mark or a checkpoint that has not come.
 const RETRY_TICKS: u64 = 4;
 
-/// What a checkpoint costs is in proportion to the state: one is made when the logs have this part of its bytes.
-const STATE_PER_LOG: usize = 8;
+/// What a checkpoint costs is in proportion to the state: one is made when the logs have grown by this part of its bytes.
+const STATE_PER_LOG: usize = 16;
 
-/// Bytes of all logs that make a replica that is short of memory ask for a checkpoint.
+/// Growth of all logs in bytes that makes a replica that is short of memory ask for a checkpoint.
 const SHORT_LOG_BYTES: usize = 1 << 20;
 
 /// Ticks for which the next `System::Time` waits for connected peers that have yet to deliver the last one.
@@ -111,8 +111,8 @@ pub struct Order {
     state_bytes: usize,
     /// The cross log's first command has been delivered, here or before the checkpoint.
     has_genesis: bool,
-    /// Positions of the own checkpoints, older first.
-    checkpoints: Vec<(u64, Positions)>,
+    /// The newest own checkpoint's cut and positions.
+    checkpoint: Option<(u64, Positions)>,
     frames: Vec<Frame>,
     /// Per log, what its leader had committed when this replica first heard from it.
     catch_up_targets: Vec<Option<u64>>,
@@ -164,7 +164,7 @@ impl Order {
             is_short_of_memory: false,
             state_bytes: 0,
             has_genesis: checkpoint.is_some(),
-            checkpoints: checkpoint.into_iter().collect(),
+            checkpoint,
             trimmed: Vec::new(),
             catch_up_targets: vec![None; count],
         };
@@ -436,7 +436,9 @@ impl Order {
     }
 
     fn ask_for_checkpoint(&mut self) {
-        let bytes: usize = self.logs.iter().map(|log| log.node.store().bytes()).sum();
+        // Counted since the last checkpoint, not since what is kept: a replica that lags has much of that after any
+        // checkpoint, and with one after the other, which everybody has to pass, nobody would ever catch up.
+        let bytes: usize = self.logs.iter().map(|log| log.node.store().bytes_since_checkpoint()).sum();
         let due = self.checkpoint_asked.is_none_or(|asked| self.tick - asked > 50 * RETRY_TICKS);
         let usual = self.config.checkpoint_log_bytes.max(self.state_bytes / STATE_PER_LOG);
         let bytes_max = if self.is_short_of_memory { SHORT_LOG_BYTES } else { usual };
@@ -446,29 +448,37 @@ impl Order {
         }
     }
 
-    /// The own checkpoint at `x[cut]` is durable. The logs keep what the one before it needs, so that it can stand in.
+    /// The own checkpoint at `x[cut]` is durable. The disk keeps what the one before it needs, so that it can stand in;
+    /// the memory what a peer may yet ask for, and no more than that.
     pub fn on_checkpoint(&mut self, cut: u64, positions: Positions) {
         self.checkpoint_asked = None;
-        if self.checkpoints.last().is_some_and(|(newest, _)| *newest >= cut) {
+        if self.checkpoint.as_ref().is_some_and(|(newest, _)| *newest >= cut) {
             // A peer's checkpoint was installed, or a later one was sooner durable.
             return;
         }
-        for (log, (index, term)) in self.logs.iter_mut().zip(&positions) {
-            log.node.mut_store().set_checkpoint(*index, *term);
-        }
-        self.checkpoints.push((cut, positions));
-        if self.checkpoints.len() > 2 {
-            self.checkpoints.remove(0);
-        }
-        if self.checkpoints.len() == 2 {
-            for (at, (index, _)) in self.checkpoints[0].1.clone().into_iter().enumerate() {
-                let mirror = self.logs[at].node.mut_store();
-                if mirror.trim(index) {
-                    let (index, term) = mirror.start();
-                    self.trimmed.push(LogRecord::Start { log: LogId(at as u8), index, term });
-                }
+        let before = self.checkpoint.take().map(|(_, positions)| positions);
+        for (at, (index, term)) in positions.iter().copied().enumerate() {
+            let (start, start_term) = before.as_ref().map_or((0, 0), |before| before[at]);
+            let unasked = self.had_by_peers(at).clamp(start.min(index), index);
+            let mirror = self.logs[at].node.mut_store();
+            mirror.set_checkpoint(index, term);
+            mirror.trim(unasked);
+            if start > 0 {
+                self.trimmed.push(LogRecord::Start { log: LogId(at as u8), index: start, term: start_term });
             }
         }
+        self.checkpoint = Some((cut, positions));
+    }
+
+    /// The entry up to which every peer has the log, as far as is known: they will not ask for those.
+    fn had_by_peers(&self, at: usize) -> u64 {
+        let (log, me) = (&self.logs[at], self.config.me);
+        let had = |(peer, id): (&Peer, ReplicaId)| {
+            // A peer whose acknowledgements were lost has more than its leader knows, and the leader asks from there on.
+            let known = log.node.raft.prs().get(u64::from(id)).filter(|_| log.is_leader());
+            known.map_or(u64::MAX, |progress| progress.matched).min(peer.committed_in(at))
+        };
+        self.peers.iter().zip(1..).filter(|(_, id)| *id != me).map(had).min().unwrap_or(u64::MAX)
     }
 
     /// (index, term) per log of the last entry that a checkpoint covers whose groups are at these stream positions.
@@ -482,15 +492,15 @@ impl Order {
     /// wait for a later one ask for it by `Actions::fetch_checkpoint`. One that is older than the newest here changes nothing.
     pub fn on_checkpoint_installed(&mut self, cut: u64, positions: Positions) {
         self.has_genesis = true;
-        if self.checkpoints.last().is_none_or(|(newest, _)| *newest < cut) {
-            self.checkpoints = vec![(cut, positions)];
+        if self.checkpoint.as_ref().is_none_or(|(newest, _)| *newest < cut) {
+            self.checkpoint = Some((cut, positions));
         }
         (0..self.logs.len()).for_each(|at| self.serve_held_snapshot(at));
     }
 
     /// A log that waits for a checkpoint goes on from the newest one, if that reaches as far.
     fn serve_held_snapshot(&mut self, at: usize) {
-        let Some((_, positions)) = self.checkpoints.last() else { return };
+        let Some((_, positions)) = &self.checkpoint else { return };
         let ((index, term), log) = (positions[at], &mut self.logs[at]);
         let wanted = log.held_snapshot.as_ref().map(|message| message.get_snapshot().get_metadata().index);
         if wanted.is_none_or(|wanted| index < wanted) {
