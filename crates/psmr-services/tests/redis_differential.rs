@@ -1075,6 +1075,68 @@ fn watched_keys_expire_alike() {
     }
 }
 
+/// Of these some write what was there before, which is a change to some commands and none to others.
+#[test]
+fn transactions_are_ended_by_the_same_writes() {
+    let _alone = alone();
+    let mut pair = Pair::new();
+    for write in [
+        "SET k 7",
+        "SET k 7 KEEPTTL",
+        "SET k 7 NX",
+        "SET k 7 XX GET",
+        "GETSET k 7",
+        "SETNX k 7",
+        "MSET k 7",
+        "MSETNX k 7",
+        "APPEND k +",
+        "SETRANGE k 0 7",
+        "SETBIT k 0 0",
+        "SETBIT k 0 1",
+        "SETBIT k 8 0",
+        "SETBIT k 7 1",
+        "BITFIELD k GET u8 0",
+        "BITFIELD k SET u8 0 55",
+        "BITFIELD k SET u8 0 56",
+        "BITFIELD k SET i8 #1 0",
+        "BITFIELD k INCRBY u8 0 0",
+        "BITFIELD k INCRBY u8 0 1",
+        "BITFIELD k OVERFLOW FAIL INCRBY u4 0 15",
+        "BITFIELD k SET u8 0 56 SET u8 0 55",
+        "BITOP AND k k",
+        "BITOP NOT k other",
+        "INCRBY k 0",
+        "INCRBYFLOAT k 0",
+        "DECR k",
+        "GETEX k",
+        "GETEX k PERSIST",
+        "GETEX k EX 100",
+        "EXPIRE k 100",
+        "EXPIRE k 100 XX",
+        "EXPIRE k -1",
+        "PERSIST k",
+        "TOUCH k",
+        "GETDEL k",
+        "DEL k",
+        "UNLINK other",
+        "RENAME k k",
+        "RENAME k to",
+        "RENAME other k",
+        "RENAMENX other k",
+        "COPY other k",
+        "COPY other k REPLACE",
+        "COPY k to",
+        "OBJECT ENCODING k",
+        "FLUSHALL",
+    ] {
+        for before in ["SET k 7", "SET k 7 EX 1000", "DEL k"] {
+            for line in ["FLUSHALL", "SET other 7", before, "WATCH k", write, "MULTI", "PING", "EXEC"] {
+                pair.check(&arguments(line));
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_wrong_with_a_script_gives_the_same_replies() {
     let _alone = alone();

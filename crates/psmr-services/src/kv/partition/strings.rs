@@ -139,6 +139,11 @@ impl KvPartition {
     fn set_bit(&mut self, hash: u64, key: &[u8], offset: u64, bit: bool, now_ms: u64) -> Result<bool, KvError> {
         let at = usize::try_from(offset / 8).ok().filter(|at| *at < VALUE_BYTES_MAX).ok_or(KvError::TooLong)?;
         let mask = 0x80 >> (offset % 8);
+        // A value that does not change keeps its version.
+        let byte = self.store.live_mut(hash, key, now_ms).and_then(|value| value.bytes().get(at).copied());
+        if byte.is_some_and(|byte| (byte & mask != 0) == bit) {
+            return Ok(bit);
+        }
         self.edit(hash, key, at + 1, now_ms, |value| {
             let before = value[at] & mask != 0;
             value[at] = if bit { value[at] | mask } else { value[at] & !mask };
@@ -162,8 +167,8 @@ impl KvPartition {
         out.list(steps.len());
         for step in steps {
             let (reply, after) = step.run(value.bytes());
-            // A value that nothing is written to keeps its version.
-            if let Some(after) = after {
+            // A value that does not change keeps its version.
+            if let Some(after) = after.filter(|after| *after != step.field.get(value.bytes())) {
                 step.field.set(value.bytes_mut(), after);
             }
             push_number(reply, out);
