@@ -6,24 +6,25 @@
 //! hashing: Litwin, VLDB 1980, with leading bits instead of trailing ones, which keeps the order). Keys made to have equal
 //! leading bits share a leaf, which is then searched in logarithmic time but grown in linear time.
 
+use super::blocks::{Blocks, Place};
 use super::bytes::{Key, Value};
 use super::place;
 
 /// Entries per leaf, on the average.
-const LEAF_MEAN: usize = 8;
+const LEAF_MEAN: usize = 10;
 
 /// The leading bits that number the leaves of an empty map.
 const BITS_MIN: u32 = 2;
 
 /// Of so many entries a leaf has the tags: more than it has once in a hundred times, and together with where the entries are
 /// a cache line.
-const TAGS: usize = 20;
+const TAGS: usize = 28;
 
 /// The tag of a place where there is no entry.
 const NO_TAG: i16 = i16::MAX;
 
-/// Leaves grow by so many entries, or by an eighth: an allocation has more room than was asked for as it is.
-const LEAF_STEP: usize = 1;
+/// Leaves lie in allocations of so many.
+const SEGMENT_BITS: u32 = 10;
 
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE_BYTES: usize = 64;
@@ -39,14 +40,8 @@ struct Entry {
 /// are kept while there are `TAGS` entries at most. Where tags do not decide, hashes are computed again.
 #[repr(align(64))]
 struct Leaf {
-    entries: Vec<Entry>,
+    place: Place,
     tags: [i16; TAGS],
-}
-
-impl Default for Leaf {
-    fn default() -> Self {
-        Leaf { entries: Vec::new(), tags: [NO_TAG; TAGS] }
-    }
 }
 
 /// See `Leaf`. `bits`: how many leading bits all hashes in the leaf share.
@@ -56,37 +51,33 @@ fn tag_of(hash: u64, bits: u32) -> i16 {
 }
 
 impl Leaf {
-    fn new(entries: Vec<Entry>, bits: u32, hash_of: HashOf) -> Leaf {
-        let mut leaf = Leaf { entries, ..Leaf::default() };
-        leaf.tag(bits, hash_of);
-        leaf
-    }
+    const EMPTY: Leaf = Leaf { place: Place::EMPTY, tags: [NO_TAG; TAGS] };
 
     /// Sets all tags.
-    fn tag(&mut self, bits: u32, hash_of: HashOf) {
+    fn tag(&mut self, bits: u32, entries: &[Entry], hash_of: HashOf) {
         self.tags = [NO_TAG; TAGS];
-        if self.entries.len() <= TAGS {
-            let tags = self.tags.iter_mut().zip(&self.entries);
+        if entries.len() <= TAGS {
+            let tags = self.tags.iter_mut().zip(entries);
             tags.for_each(|(tag, entry)| *tag = tag_of(hash_of(entry.key.bytes()), bits));
         }
     }
 
     /// Where the first entry is whose hash may be this one or a higher one.
     #[inline]
-    fn place(&self, bits: u32, hash: u64, hash_of: HashOf) -> usize {
-        if self.entries.len() <= TAGS {
+    fn position(&self, bits: u32, hash: u64, entries: &[Entry], hash_of: HashOf) -> usize {
+        if entries.len() <= TAGS {
             let tag = tag_of(hash, bits);
             self.tags.iter().map(|other| i16::from(*other < tag)).sum::<i16>() as usize
         } else {
-            self.entries.partition_point(|entry| hash_of(entry.key.bytes()) < hash)
+            entries.partition_point(|entry| hash_of(entry.key.bytes()) < hash)
         }
     }
 
-    /// The place of a key among the entries: where it is, or where it would be.
+    /// The position of a key among the entries: where it is, or where it would be.
     #[inline]
-    fn find(&self, bits: u32, hash: u64, key: &[u8], hash_of: HashOf) -> Result<usize, usize> {
-        let mut at = self.place(bits, hash, hash_of);
-        while let Some(entry) = self.entries.get(at) {
+    fn find(&self, bits: u32, hash: u64, key: &[u8], entries: &[Entry], hash_of: HashOf) -> Result<usize, usize> {
+        let mut at = self.position(bits, hash, entries, hash_of);
+        while let Some(entry) = entries.get(at) {
             let other = entry.key.bytes();
             if other == key {
                 return Ok(at);
@@ -99,29 +90,141 @@ impl Leaf {
         Err(at)
     }
 
-    fn insert(&mut self, at: usize, entry: Entry, tag: i16) {
-        if self.entries.len() == self.entries.capacity() {
-            self.entries.reserve_exact(LEAF_STEP.max(self.entries.len() / 8));
-        }
-        if self.entries.len() < TAGS {
+    /// One more than `len` entries: one comes to this position.
+    fn insert_tag(&mut self, len: usize, at: usize, tag: i16) {
+        if len < TAGS {
             self.tags.copy_within(at..TAGS - 1, at + 1);
             self.tags[at] = tag;
         }
-        self.entries.insert(at, entry);
     }
 
-    fn remove(&mut self, at: usize, bits: u32, hash_of: HashOf) -> Entry {
-        let removed = self.entries.remove(at);
-        if self.entries.len() < TAGS {
+    /// One less than `len` entries: that at this position goes. False if all tags have to be set anew.
+    fn remove_tag(&mut self, len: usize, at: usize) -> bool {
+        let has_tags = len <= TAGS;
+        if has_tags {
             self.tags.copy_within(at + 1.., at);
             self.tags[TAGS - 1] = NO_TAG;
+        }
+        has_tags
+    }
+}
+
+/// Leaves by their numbers.
+#[derive(Default)]
+struct Leaves(Vec<Vec<Leaf>>);
+
+impl Leaves {
+    fn len(&self) -> usize {
+        self.0.last().map_or(0, |last| ((self.0.len() - 1) << SEGMENT_BITS) + last.len())
+    }
+
+    #[inline]
+    fn get(&self, at: usize) -> &Leaf {
+        &self.0[at >> SEGMENT_BITS][at & ((1 << SEGMENT_BITS) - 1)]
+    }
+
+    #[inline]
+    fn get_mut(&mut self, at: usize) -> &mut Leaf {
+        &mut self.0[at >> SEGMENT_BITS][at & ((1 << SEGMENT_BITS) - 1)]
+    }
+
+    fn push(&mut self, leaf: Leaf) {
+        match self.0.last_mut() {
+            Some(last) if last.len() < 1 << SEGMENT_BITS => last.push(leaf),
+            Some(_) => {
+                self.0.push(Vec::with_capacity(1 << SEGMENT_BITS));
+                self.push(leaf);
+            }
+            None => self.0.push(vec![leaf]),
+        }
+    }
+
+    /// Those before `at` are not needed any more: their memory is given back, as far as it is theirs alone.
+    fn free_before(&mut self, at: usize) {
+        if at > 0 && at & ((1 << SEGMENT_BITS) - 1) == 0 {
+            self.0[(at >> SEGMENT_BITS) - 1] = Vec::new();
+        }
+    }
+
+    /// From this one on.
+    fn iter_from(&self, at: usize) -> impl Iterator<Item = &Leaf> {
+        let (segment, start) = (at >> SEGMENT_BITS, at & ((1 << SEGMENT_BITS) - 1));
+        let segments = self.0.get(segment..).unwrap_or_default();
+        let first = segments.first().and_then(|first| first.get(start..)).unwrap_or_default();
+        first.iter().chain(segments.iter().skip(1).flatten())
+    }
+}
+
+/// All leaves, by the leading bits of the hashes in them.
+struct Table {
+    /// By the leading `bits` bits; the first `split` of them have gone to `halves`.
+    leaves: Leaves,
+    bits: u32,
+    split: usize,
+    /// By the leading `bits` + 1 bits, as far as leaves have been split.
+    halves: Leaves,
+}
+
+impl Table {
+    fn new() -> Table {
+        let mut leaves = Leaves::default();
+        (0..1 << BITS_MIN).for_each(|_| leaves.push(Leaf::EMPTY));
+        Table { leaves, bits: BITS_MIN, split: 0, halves: Leaves::default() }
+    }
+
+    fn len(&self) -> usize {
+        self.leaves.len() + self.split
+    }
+
+    /// The leaf of a hash, and how many leading bits number it.
+    #[inline]
+    fn leaf(&self, hash: u64) -> (&Leaf, u32) {
+        let at = (hash >> (64 - self.bits)) as usize;
+        if at < self.split {
+            (self.halves.get((hash >> (63 - self.bits)) as usize), self.bits + 1)
         } else {
-            self.tag(bits, hash_of);
+            (self.leaves.get(at), self.bits)
         }
-        if self.entries.capacity() > self.entries.len() + self.entries.len() / 4 + 2 * LEAF_STEP || self.entries.is_empty() {
-            self.entries.shrink_to_fit();
+    }
+
+    #[inline]
+    fn leaf_mut(&mut self, hash: u64) -> (&mut Leaf, u32) {
+        let at = (hash >> (64 - self.bits)) as usize;
+        if at < self.split {
+            (self.halves.get_mut((hash >> (63 - self.bits)) as usize), self.bits + 1)
+        } else {
+            (self.leaves.get_mut(at), self.bits)
         }
-        removed
+    }
+
+    /// The leaf of a hash and those after it.
+    fn iter_from(&self, hash: u64) -> impl Iterator<Item = &Leaf> {
+        let at = (hash >> (64 - self.bits)) as usize;
+        let halves_before = if at < self.split { (hash >> (63 - self.bits)) as usize } else { self.halves.len() };
+        self.halves.iter_from(halves_before).chain(self.leaves.iter_from(at.max(self.split)))
+    }
+
+    /// The leaf that is to be split next.
+    fn next(&mut self) -> &mut Leaf {
+        self.leaves.get_mut(self.split)
+    }
+
+    /// The lowest hash of the upper half of `next`.
+    fn next_middle(&self) -> u64 {
+        (self.split as u64 * 2 + 1) << (63 - self.bits)
+    }
+
+    /// `next` has been split into these.
+    fn split_next(&mut self, halves: [Leaf; 2]) {
+        halves.into_iter().for_each(|half| self.halves.push(half));
+        self.split += 1;
+        if self.split < self.leaves.len() {
+            self.leaves.free_before(self.split);
+        } else {
+            self.leaves = std::mem::take(&mut self.halves);
+            self.bits += 1;
+            self.split = 0;
+        }
     }
 }
 
@@ -131,12 +234,8 @@ type HashOf = fn(&[u8]) -> u64;
 /// A map from keys to values, ordered by the keys' hashes and then by the keys. Callers bring a key's hash along.
 pub struct Entries {
     hash_of: HashOf,
-    /// Leaves by the leading `bits` bits; the first `split` of them have gone to `halves`.
-    leaves: Vec<Leaf>,
-    bits: u32,
-    split: usize,
-    /// Leaves by the leading `bits` + 1 bits, as far as leaves have been split.
-    halves: Vec<Leaf>,
+    table: Table,
+    blocks: Blocks<Entry>,
     len: usize,
 }
 
@@ -149,10 +248,6 @@ impl Default for Entries {
 /// The bytes of memory that an entry takes, without what an allocation has beyond what was asked for.
 pub fn entry_bytes(key: &[u8], value: &Value) -> usize {
     size_of::<Entry>() + Key::heap_bytes(key.len()) + value.heap_bytes()
-}
-
-fn leaves(bits: u32) -> Vec<Leaf> {
-    (0..1 << bits).map(|_| Leaf::default()).collect()
 }
 
 /// Asks for the cache lines of what is at `place`.
@@ -172,7 +267,7 @@ fn prefetch<T>(place: &T) {
 impl Entries {
     /// No entries, to be ordered by this hash.
     pub fn by(hash_of: HashOf) -> Entries {
-        Entries { hash_of, leaves: leaves(BITS_MIN), bits: BITS_MIN, split: 0, halves: Vec::new(), len: 0 }
+        Entries { hash_of, table: Table::new(), blocks: Blocks::default(), len: 0 }
     }
 
     /// How many there are.
@@ -185,27 +280,6 @@ impl Entries {
         self.len == 0
     }
 
-    /// The leaf of a hash, and how many leading bits number it.
-    #[inline]
-    fn leaf(&self, hash: u64) -> (&Leaf, u32) {
-        let at = (hash >> (64 - self.bits)) as usize;
-        if at < self.split {
-            (&self.halves[(hash >> (63 - self.bits)) as usize], self.bits + 1)
-        } else {
-            (&self.leaves[at], self.bits)
-        }
-    }
-
-    #[inline]
-    fn leaf_mut(&mut self, hash: u64) -> (&mut Leaf, u32) {
-        let at = (hash >> (64 - self.bits)) as usize;
-        if at < self.split {
-            (&mut self.halves[(hash >> (63 - self.bits)) as usize], self.bits + 1)
-        } else {
-            (&mut self.leaves[at], self.bits)
-        }
-    }
-
     /// Fetches what searches for these hashes will touch, so that they wait for memory together rather than one by one: first
     /// the leaves, then the entries.
     pub fn prefetch(&self, hashes: &[u64]) {
@@ -216,38 +290,44 @@ impl Entries {
     /// Fetches the leaf of a hash.
     #[inline]
     pub fn prefetch_leaf(&self, hash: u64) {
-        prefetch(self.leaf(hash).0);
+        prefetch(self.table.leaf(hash).0);
     }
 
     /// Fetches the entry of a hash; its leaf is best fetched before.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
-        let (leaf, bits) = self.leaf(hash);
-        if let Some(entry) = leaf.entries.get(leaf.place(bits, hash, self.hash_of)) {
+        let (leaf, bits) = self.table.leaf(hash);
+        let entries = self.blocks.get(leaf.place);
+        if let Some(entry) = entries.get(leaf.position(bits, hash, entries, self.hash_of)) {
             prefetch(entry);
         }
+    }
+
+    #[inline]
+    fn entry(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
+        let (leaf, bits) = self.table.leaf(hash);
+        let entries = self.blocks.get(leaf.place);
+        leaf.find(bits, hash, key, entries, self.hash_of).ok().map(|at| &entries[at])
     }
 
     /// The value of a key.
     #[inline]
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<&Value> {
-        let (leaf, bits) = self.leaf(hash);
-        leaf.find(bits, hash, key, self.hash_of).ok().map(|at| &leaf.entries[at].value)
+        self.entry(hash, key).map(|entry| &entry.value)
     }
 
     /// The version of a key's entry.
     pub fn version(&self, hash: u64, key: &[u8]) -> Option<u64> {
-        let (leaf, bits) = self.leaf(hash);
-        leaf.find(bits, hash, key, self.hash_of).ok().map(|at| leaf.entries[at].version)
+        self.entry(hash, key).map(|entry| entry.version)
     }
 
     /// The value and the version of a key, to be changed.
     #[inline]
     pub fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<(&mut Value, &mut u64)> {
-        let hash_of = self.hash_of;
-        let (leaf, bits) = self.leaf_mut(hash);
-        let at = leaf.find(bits, hash, key, hash_of).ok()?;
-        let Entry { value, version, .. } = &mut leaf.entries[at];
+        let (leaf, bits) = self.table.leaf(hash);
+        let entries = self.blocks.get_mut(leaf.place);
+        let at = leaf.find(bits, hash, key, entries, self.hash_of).ok()?;
+        let Entry { value, version, .. } = &mut entries[at];
         Some((value, version))
     }
 
@@ -255,52 +335,65 @@ impl Entries {
     pub fn insert(&mut self, hash: u64, key: Key, value: Value, version: u64) {
         let hash_of = self.hash_of;
         debug_assert_eq!(hash, hash_of(key.bytes()));
-        let (leaf, bits) = self.leaf_mut(hash);
-        match leaf.find(bits, hash, key.bytes(), hash_of) {
-            Ok(at) => (leaf.entries[at].value, leaf.entries[at].version) = (value, version),
+        let (leaf, bits) = self.table.leaf_mut(hash);
+        let entries = self.blocks.get_mut(leaf.place);
+        match leaf.find(bits, hash, key.bytes(), entries, hash_of) {
+            Ok(at) => (entries[at].value, entries[at].version) = (value, version),
             Err(at) => {
-                leaf.insert(at, Entry { key, value, version }, tag_of(hash, bits));
+                leaf.insert_tag(entries.len(), at, tag_of(hash, bits));
+                let (place, moved) = self.blocks.insert(leaf.place, at, Entry { key, value, version });
+                leaf.place = place;
+                self.settle(moved);
                 self.len += 1;
-                if self.len > LEAF_MEAN * (self.leaves.len() + self.split) {
+                if self.len > LEAF_MEAN * self.table.len() {
                     self.split_next();
                 }
             }
         }
     }
 
-    fn split_next(&mut self) {
-        let mut low = std::mem::take(&mut self.leaves[self.split].entries);
-        let middle = (self.split as u64 * 2 + 1) << (63 - self.bits);
-        let at = low.partition_point(|entry| (self.hash_of)(entry.key.bytes()) < middle);
-        let mut high = Vec::with_capacity(low.len() - at);
-        high.extend(low.drain(at..));
-        low.shrink_to_fit();
-        self.halves.extend([low, high].map(|entries| Leaf::new(entries, self.bits + 1, self.hash_of)));
-        self.split += 1;
-        if self.split == self.leaves.len() {
-            self.leaves = std::mem::take(&mut self.halves);
-            self.bits += 1;
-            self.split = 0;
-            self.halves = Vec::with_capacity(2 * self.leaves.len());
+    /// Tells the leaf whose block has come to another place. Its first entry knows which leaf that is.
+    fn settle(&mut self, moved: Option<Place>) {
+        if let Some(place) = moved {
+            let hash = (self.hash_of)(self.blocks.get(place)[0].key.bytes());
+            self.table.leaf_mut(hash).0.place = place;
         }
+    }
+
+    fn split_next(&mut self) {
+        let place = std::mem::take(&mut self.table.next().place);
+        let (mut entries, moved) = self.blocks.take(place);
+        self.settle(moved);
+        let (middle, bits) = (self.table.next_middle(), self.table.bits + 1);
+        let at = entries.partition_point(|entry| (self.hash_of)(entry.key.bytes()) < middle);
+        let [mut low, mut high] = [Leaf::EMPTY; 2];
+        low.tag(bits, &entries[..at], self.hash_of);
+        high.tag(bits, &entries[at..], self.hash_of);
+        high.place = self.blocks.put(entries.split_off(at));
+        low.place = self.blocks.put(entries);
+        self.table.split_next([low, high]);
     }
 
     /// Removes a key; its value and its version, if it was there.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> Option<(Value, u64)> {
-        let hash_of = self.hash_of;
-        let (leaf, bits) = self.leaf_mut(hash);
-        let at = leaf.find(bits, hash, key, hash_of).ok()?;
-        let removed = leaf.remove(at, bits, hash_of);
+        let (leaf, bits) = self.table.leaf_mut(hash);
+        let entries = self.blocks.get(leaf.place);
+        let at = leaf.find(bits, hash, key, entries, self.hash_of).ok()?;
+        let has_tags = leaf.remove_tag(entries.len(), at);
+        let (removed, place, moved) = self.blocks.remove(leaf.place, at);
+        leaf.place = place;
+        if !has_tags {
+            leaf.tag(bits, self.blocks.get(place), self.hash_of);
+        }
+        self.settle(moved);
         self.len -= 1;
         Some((removed.value, removed.version))
     }
 
     /// Calls `each` with hash, key, value and version, from `hash` on in ascending order of hash and key, until it returns false.
     pub fn visit_from<'a>(&'a self, hash: u64, mut each: impl FnMut(u64, &'a [u8], &'a Value, u64) -> bool) {
-        let at = (hash >> (64 - self.bits)) as usize;
-        let halves_before = if at < self.split { (hash >> (63 - self.bits)) as usize } else { self.halves.len() };
-        let rest = self.halves[halves_before..].iter().chain(&self.leaves[at.max(self.split)..]);
-        let hashed = rest.flat_map(|leaf| &leaf.entries).map(|entry| ((self.hash_of)(entry.key.bytes()), entry));
+        let entries = self.table.iter_from(hash).flat_map(|leaf| self.blocks.get(leaf.place));
+        let hashed = entries.map(|entry| ((self.hash_of)(entry.key.bytes()), entry));
         for (own, entry) in hashed.skip_while(|(own, _)| *own < hash) {
             if !each(own, entry.key.bytes(), &entry.value, entry.version) {
                 return;
@@ -330,15 +423,12 @@ mod tests {
     }
 
     fn check_tags(entries: &Entries) {
-        let (whole, halves) = (&entries.leaves[entries.split..], &entries.halves);
-        let leaves = whole.iter().map(|leaf| (leaf, entries.bits)).chain(halves.iter().map(|leaf| (leaf, entries.bits + 1)));
-        for (leaf, bits) in leaves.filter(|(leaf, _)| leaf.entries.len() <= TAGS) {
-            let mut expected = [NO_TAG; TAGS];
-            expected
-                .iter_mut()
-                .zip(&leaf.entries)
-                .for_each(|(tag, entry)| *tag = tag_of((entries.hash_of)(entry.key.bytes()), bits));
-            assert_eq!(leaf.tags, expected);
+        let Table { leaves, halves, bits, split } = &entries.table;
+        let all = halves.iter_from(0).map(|leaf| (leaf, bits + 1)).chain(leaves.iter_from(*split).map(|leaf| (leaf, *bits)));
+        for (leaf, bits) in all.filter(|(leaf, _)| entries.blocks.get(leaf.place).len() <= TAGS) {
+            let mut expected = Leaf::EMPTY;
+            expected.tag(bits, entries.blocks.get(leaf.place), entries.hash_of);
+            assert_eq!(leaf.tags, expected.tags);
         }
     }
 
@@ -383,11 +473,11 @@ mod tests {
         for hash in hashes() {
             entries.insert(hash, Key::new(&hash.to_le_bytes()), Value::new(b"v"), 1);
         }
-        let longest = entries.leaves.iter().chain(&entries.halves).map(|leaf| leaf.entries.len()).max();
+        let longest = entries.table.iter_from(0).map(|leaf| entries.blocks.get(leaf.place).len()).max();
         assert!(longest < Some(4 * LEAF_MEAN), "{longest:?}");
         for hash in hashes() {
             assert!(entries.remove(hash, &hash.to_le_bytes()).is_some());
         }
-        assert_eq!(entries.leaves.iter().chain(&entries.halves).map(|leaf| leaf.entries.capacity()).sum::<usize>(), 0);
+        assert_eq!(entries.blocks.capacity(), 0);
     }
 }

@@ -8,6 +8,7 @@
 //! mark more of them, so that their memory returns. How many depends on the log alone: replicas stay alike however delivery is
 //! cut into slices.
 
+mod blocks;
 pub mod bytes;
 pub mod command;
 pub mod entries;
