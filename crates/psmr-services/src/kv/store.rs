@@ -1,6 +1,6 @@
 //! The state of one group: entries ordered by their keys' hashes, and an index of what expires when.
 //!
-//! Order by hash serves everything at once: a search compares numbers instead of keys, the hash is needed for the slot
+//! Order by hash serves everything at once: a search is led by numbers instead of keys, the hash is needed for the slot
 //! anyway, a position is a number that writes cannot invalidate (SCAN), and equal contents have one order (snapshots).
 //! `examples/kv_map` measures maps for this.
 

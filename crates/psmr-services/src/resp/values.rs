@@ -3,6 +3,8 @@
 //! turn, and their replies then have to be kept until the client takes them. So of these few are under way at first, more as
 //! their replies turn out to be small, and with large ones as many as have a bounded number of bytes together.
 
+use psmr_core::execute::LARGE_REPLY_BYTES;
+
 /// At first.
 const FIRST: usize = 16;
 
@@ -11,9 +13,6 @@ const MOST: usize = 128;
 
 /// The bytes that large replies may have together, beside one reply.
 const BYTES_MAX: usize = 64 << 20;
-
-/// A reply of fewer bytes is small.
-const LARGE_BYTES: usize = 4 << 10;
 
 /// The requests of a connection whose replies have values.
 #[derive(Debug)]
@@ -45,7 +44,7 @@ impl ValueWindow {
         debug_assert!(self.under_way > 0, "a reply came twice");
         self.under_way = self.under_way.saturating_sub(1);
         self.most = match bytes {
-            ..LARGE_BYTES => MOST.min(self.most + 1),
+            ..LARGE_REPLY_BYTES => MOST.min(self.most + 1),
             _ => (BYTES_MAX / bytes).clamp(1, self.most),
         };
     }
