@@ -175,6 +175,11 @@ fn is_same(command: &[u8], theirs: &[u8], ours: &[u8]) -> bool {
                 (Some(a), Some(b)) if a > 0 && b > 0 => a.abs_diff(b) <= 5000,
                 _ => a == b || is_dumped_differently(a, b),
             };
+            // Null is no array, though its one element, or none, may be the same.
+            let is_list = |reply: &[u8]| reply.starts_with(b"*") && !reply.starts_with(b"*-");
+            if is_list(theirs) != is_list(ours) {
+                return false;
+            }
             let (theirs, ours) = (elements(theirs), elements(ours));
             return theirs.len() == ours.len() && theirs.iter().zip(&ours).all(is_near);
         }
