@@ -94,15 +94,14 @@ impl Mirror {
         self.checkpoint = (index, term);
     }
 
-    /// Drops the entries up to `index`, which the newest checkpoint covers. False if there was nothing to drop.
-    pub fn trim(&mut self, index: u64) -> bool {
+    /// Drops the entries up to `index`, which the newest checkpoint covers.
+    pub fn trim(&mut self, index: u64) {
         if index <= self.start.0 || index > self.last() {
-            return false;
+            return;
         }
         let term = self.term_at(index).unwrap_or(self.start.1);
         self.entries.drain(..(index - self.start.0) as usize);
         self.start = (index, term);
-        true
     }
 
     /// (index, term) that the entries start after.
@@ -212,7 +211,9 @@ mod tests {
     #[test]
     fn trimming_keeps_the_term_it_starts_after() {
         let mut m = mirror(&[1, 1, 2, 3]);
-        assert!(m.trim(3) && !m.trim(3));
+        m.trim(3);
+        assert_eq!((m.start(), m.last()), ((3, 2), 4));
+        m.trim(3);
         assert_eq!((m.first_index().unwrap(), m.term(3).unwrap(), m.term(4).unwrap()), (4, 2, 3));
         assert!(m.term(2).is_err() && m.snapshot(0, 1).is_err());
         m.set_checkpoint(4, 3);

@@ -474,7 +474,7 @@ impl Order {
     fn had_by_peers(&self, at: usize) -> u64 {
         let (log, me) = (&self.logs[at], self.config.me);
         let had = |(peer, id): (&Peer, ReplicaId)| {
-            // A peer whose acknowledgements were lost has more than its leader knows, and the leader asks from there on.
+            // A peer whose acknowledgements were lost has more than its leader knows, and is sent what follows that.
             let known = log.node.raft.prs().get(u64::from(id)).filter(|_| log.is_leader());
             known.map_or(u64::MAX, |progress| progress.matched).min(peer.committed_in(at))
         };

@@ -113,6 +113,12 @@ impl Leaf {
 #[derive(Default)]
 struct Leaves(Vec<Vec<Leaf>>);
 
+/// The segment of a leaf, and its place in it.
+#[inline]
+fn locate(at: usize) -> (usize, usize) {
+    (at >> SEGMENT_BITS, at & ((1 << SEGMENT_BITS) - 1))
+}
+
 impl Leaves {
     fn len(&self) -> usize {
         self.0.last().map_or(0, |last| ((self.0.len() - 1) << SEGMENT_BITS) + last.len())
@@ -120,12 +126,14 @@ impl Leaves {
 
     #[inline]
     fn get(&self, at: usize) -> &Leaf {
-        &self.0[at >> SEGMENT_BITS][at & ((1 << SEGMENT_BITS) - 1)]
+        let (segment, at) = locate(at);
+        &self.0[segment][at]
     }
 
     #[inline]
     fn get_mut(&mut self, at: usize) -> &mut Leaf {
-        &mut self.0[at >> SEGMENT_BITS][at & ((1 << SEGMENT_BITS) - 1)]
+        let (segment, at) = locate(at);
+        &mut self.0[segment][at]
     }
 
     fn push(&mut self, leaf: Leaf) {
@@ -141,14 +149,14 @@ impl Leaves {
 
     /// Those before `at` are not needed any more: their memory is given back, as far as it is theirs alone.
     fn free_before(&mut self, at: usize) {
-        if at > 0 && at & ((1 << SEGMENT_BITS) - 1) == 0 {
-            self.0[(at >> SEGMENT_BITS) - 1] = Vec::new();
+        if let (segment @ 1.., 0) = locate(at) {
+            self.0[segment - 1] = Vec::new();
         }
     }
 
     /// From this one on.
     fn iter_from(&self, at: usize) -> impl Iterator<Item = &Leaf> {
-        let (segment, start) = (at >> SEGMENT_BITS, at & ((1 << SEGMENT_BITS) - 1));
+        let (segment, start) = locate(at);
         let segments = self.0.get(segment..).unwrap_or_default();
         let first = segments.first().and_then(|first| first.get(start..)).unwrap_or_default();
         first.iter().chain(segments.iter().skip(1).flatten())
